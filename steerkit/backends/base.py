@@ -1,0 +1,159 @@
+"""The contract of a backend: what the rest of steerkit may ask of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerkit.data.chat import PromptLike
+from steerkit.points import Point
+from steerkit.positions import Pass
+
+Hook = Callable[[Tensor, Pass], Tensor | None]
+"""Called with the activations `[batch, pos, hidden]` at a point and the pass they belong to.
+
+A tensor that is returned takes the place of the activations; `None` leaves them as they are.
+"""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, as far as vectors and stores must know it.
+
+    Args:
+        name: Where it was loaded from.
+        architecture: transformers' `model_type`.
+        num_layers: Decoder blocks.
+        hidden_size: Width of the residual stream.
+        dtype: Of the weights, such as `"float32"`.
+        device: Of the first block.
+        context: The most tokens it can take; `None` where it sets no limit.
+        window: Length of the sliding attention window, where some layer has one.
+        revision: Of the hub, where one was given.
+        fingerprint: Hash over a sample of every weight.
+        tokenizer: Hash of the tokenizer's vocabulary.
+        template: Hash of the chat template; empty without one.
+    """
+
+    name: str
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    dtype: str
+    device: str
+    context: int | None = None
+    window: int | None = None
+    revision: str = ""
+    fingerprint: str = ""
+    tokenizer: str = ""
+    template: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for manifests and reports."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens ready for a forward pass.
+
+    Args:
+        input_ids: The tokens, padded.
+        position: Absolute position of each token; -1 for padding.
+        prompt_length: Tokens of each row's prompt template.
+        mask: Which column may see which, where that is not the plain causal rule (a packed batch).
+    """
+
+    input_ids: Int[Tensor, "batch pos"]
+    position: Int[Tensor, "batch pos"]
+    prompt_length: Int[Tensor, " batch"]
+    mask: Bool[Tensor, "batch pos seen"] | None = None
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Which columns hold a token."""
+        return self.position >= 0
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+
+def pad(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], *, pad_id: int, left: bool = True) -> Batch:
+    """Rows of tokens as one batch.
+
+    Args:
+        rows: The tokens of each row.
+        prompt_lengths: Tokens of each row's prompt template.
+        pad_id: What fills the rest.
+        left: On which side the rest lies.
+
+    Example:
+        >>> pad([[5, 6], [7]], [2, 1], pad_id=0).position.tolist()
+        [[0, 1], [-1, 0]]
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    position = torch.full((len(rows), width), -1, dtype=torch.long)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, span] = torch.tensor(list(row), dtype=torch.long)
+        position[i, span] = torch.arange(len(row))
+    return Batch(ids, position, torch.tensor(list(prompt_lengths), dtype=torch.long))
+
+
+@runtime_checkable
+class Prefix(Protocol):
+    """What a model keeps of tokens it has read (its key-value cache), to go on from."""
+
+    def copies(self, count: int) -> Prefix:
+        """An independent copy with every row repeated `count` times in place."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The whole contract of a backend."""
+
+    info: ModelInfo
+    tokenizer: Any
+
+    def hook(self, point: Point, fn: Hook) -> AbstractContextManager[None]:
+        """Read or write the activations at a point while the context is open.
+
+        Functions at one point act in the order in which their contexts were entered.
+        """
+        ...
+
+    def forward(
+        self,
+        prompts: PromptLike | Sequence[PromptLike] | Batch,
+        *,
+        columns: Sequence[int] | None = None,
+        until: int | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Logits of a forward pass.
+
+        Args:
+            prompts: Prompts, or rows of tokens.
+            columns: Only the logits of these columns are computed.
+            until: Stop after this block; the logits are then empty (`[batch, 0, 0]`).
+            prefix: Tokens that were read before; the rows go on from there, and it is extended in place.
+        """
+        ...
+
+    def prefill(self, batch: Batch) -> Prefix:
+        """Read tokens and keep what is needed to go on from them."""
+        ...
+
+    def generate(
+        self, prompts: PromptLike | Sequence[PromptLike], *, max_new_tokens: int = 64, **decoding: Any
+    ) -> list[str]:
+        """The answers, without their prompts; further options are transformers' own."""
+        ...

@@ -1,0 +1,123 @@
+"""The one door to a model."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from steerkit.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from steerkit.backends.huggingface import HuggingFaceModel
+
+Backend = Literal["huggingface"]
+BACKENDS = ("huggingface",)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEMO = "demo"
+
+
+def load(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    backend: str = "huggingface",
+) -> HuggingFaceModel:
+    """A model that can be read and steered.
+
+    What the table of layouts claims about the architecture is checked by one short forward pass.
+
+    Args:
+        source: `"demo"` (the embedded model, no network), a local folder, a hub id, or a live `PreTrainedModel`.
+        tokenizer: A tokenizer or where to load it from; needed with a live model, else taken from `source`.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`; without it the embedded model is float32 and others stay as saved.
+        device: Such as `"cuda"`, or `"auto"` to spread a large model over all devices.
+        revision: Branch, tag or commit of the hub.
+        backend: Only `"huggingface"` so far.
+
+    Raises:
+        InputError: An argument is not valid.
+        ModelError: The model cannot be found or loaded, has no layout, or its layout is not true of it.
+
+    Example:
+        >>> load("demo").info.architecture
+        'llama'
+    """
+    from steerkit.backends.huggingface import HuggingFaceModel
+    from steerkit.backends.probe import check_layout
+
+    if backend not in BACKENDS:
+        raise InputError(f"backend={backend!r} is not valid; choose one of {', '.join(BACKENDS)}")
+    wanted = _dtype(dtype)
+    if isinstance(source, torch.nn.Module):
+        hf, name = _live(source, wanted, device), ""
+        if tokenizer is None:
+            raise InputError("a live model needs its tokenizer: sk.load(model, tokenizer=tok)")
+    else:
+        where, name = _find(source)
+        hf = _pretrained(where, wanted or (torch.float32 if source == DEMO else None), device, revision)
+        tokenizer = where if tokenizer is None else tokenizer
+    model = HuggingFaceModel(hf, _tokenizer(tokenizer, revision), name=name, revision=revision or "")
+    check_layout(model)
+    return model
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} is not valid; choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _find(source: Any) -> tuple[str, str]:
+    """Where to load from, and the name to remember."""
+    if source == DEMO:
+        return str(files("steerkit").joinpath("demo", "weights")), DEMO
+    if not isinstance(source, str | Path) or not str(source):
+        raise InputError(f"source={source!r} is not valid; give 'demo', a local folder, a hub id or a live model")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} holds no config.json; give the folder that save_pretrained wrote")
+        return str(path), str(path)
+    if path.exists() or str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:
+        raise ModelError(
+            f"{source} is not a folder with a model; give 'demo', a local folder, or a hub id like 'org/name'"
+        )
+    return str(source), str(source)
+
+
+def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | None) -> Any:
+    if dtype is not None or device is not None:
+        raise InputError("dtype and device are those of the live model; move it yourself, then load it")
+    if not hasattr(model, "config") or not hasattr(model, "generate"):
+        raise InputError(f"{type(model).__name__} is not a transformers causal language model")
+    return model
+
+
+def _pretrained(where: str, dtype: torch.dtype | None, device: str | torch.device | None, revision: str | None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    spread = {"device_map": device} if device == "auto" else {}
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(where, dtype=dtype or "auto", revision=revision or "main", **spread)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a causal language model from {where!r}: {error}") from error
+    return hf.eval() if device is None or spread else hf.to(device).eval()
+
+
+def _tokenizer(tokenizer: Any, revision: str | None) -> Any:
+    if not isinstance(tokenizer, str | Path):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(tokenizer), revision=revision or "main")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a tokenizer from {str(tokenizer)!r}: {error}; give tokenizer=") from error

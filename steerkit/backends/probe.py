@@ -1,0 +1,68 @@
+"""A live check at load: does the model keep its residual stream where the table of layouts says?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerkit.backends.base import Batch
+from steerkit.errors import ModelError
+from steerkit.points import SITES, Point
+from steerkit.positions import Pass
+
+TOKENS = 4
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Relative to the norm of the stream, for one addition in that precision."""
+
+
+def check_layout(model: Any) -> None:
+    """Run a few tokens and hold what comes out of every block against what residual blocks must do.
+
+    A block's output is the next block's input, has the width of the residual stream, and is its input plus what its
+    attention and its MLP return.
+
+    Raises:
+        ModelError: One of these does not hold; the message says where.
+    """
+    seen = _record(model)
+    width, blocks = model.info.hidden_size, model.info.num_layers
+    for layer in range(blocks):
+        sites = {site: seen.get(Point(layer, site)) for site in SITES}
+        entering, leaving = sites["resid_pre"], sites["resid_post"]
+        if entering is None or leaving is None:
+            raise ModelError(
+                f"block {layer} of {blocks} did not run; the layout of {model.info.architecture!r} is wrong"
+            )
+        if leaving.shape != (1, TOKENS, width):
+            raise ModelError(f"block {layer} returns {tuple(leaving.shape)}, not (1, {TOKENS}, {width})")
+        if layer and not torch.equal(entering, seen[Point(layer - 1)]):
+            raise ModelError(f"what block {layer - 1} returns is not what block {layer} is given")
+        attn, mlp = sites["attn_out"], sites["mlp_out"]
+        if attn is None or mlp is None:
+            raise ModelError(f"the attention or the MLP of block {layer} did not run; the layout is wrong")
+        error = (entering + attn + mlp - leaving).norm() / leaving.norm().clamp(min=1e-6)
+        if error > TOLERANCE.get(model.info.dtype, 1e-1):
+            raise ModelError(f"block {layer} is not its input plus attention plus MLP (off by {float(error):.2g} of "
+                             "its norm); this architecture needs a layout of its own")  # fmt: skip
+
+
+def _record(model: Any) -> dict[Point, Tensor]:
+    seen: dict[Point, Tensor] = {}
+    with ExitStack() as stack:
+        for layer in range(model.info.num_layers):
+            for site in SITES:
+                if site == "resid_mid":
+                    continue
+                point = Point(layer, site)
+
+                def keep(hidden: Tensor, _: Pass, point: Point = point) -> None:
+                    seen[point] = hidden.detach().float().cpu()
+
+                stack.enter_context(model.hook(point, keep))
+        ids = torch.arange(TOKENS).unsqueeze(0) % max(int(model.hf.config.get_text_config().vocab_size), 1)
+        batch = Batch(ids, torch.arange(TOKENS).unsqueeze(0), torch.tensor([TOKENS]))
+        model.forward(batch, columns=[TOKENS - 1])
+    return seen

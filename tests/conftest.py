@@ -1,0 +1,28 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Real data and small pretrained models, named by STEERKIT_DATA."""
+    root = os.environ.get("STEERKIT_DATA")
+    if not root or not (Path(root) / "data" / "caa").is_dir():
+        pytest.skip("STEERKIT_DATA does not name the folder with data/caa and models/")
+    return Path(root)
