@@ -1,7 +1,7 @@
 """Many continuations of one prefix in one forward pass.
 
-With a causal model nothing that comes before two continuations part depends on which of them follows. So a row holds the
-prefix once and then every continuation (a tail) beside the others, under a mask that lets a tail see the prefix and
+With a causal model nothing that comes before two continuations part depends on which of them follows. So a row holds
+the prefix once and then every continuation (a tail) beside the others, under a mask that lets a tail see the prefix and
 itself, at the positions it would have alone:
 
 ```

@@ -60,9 +60,9 @@ def resolve_layers(layers: Layers | None, *, num_layers: int) -> list[int]:
     """
     if layers is None or layers == "all":
         return list(range(num_layers))
+    wanted = [layers] if isinstance(layers, int) else list(layers)
     if isinstance(layers, str):
         raise LayerError(f"layers={layers!r} is not valid; give an integer, a list of integers or 'all'")
-    wanted = [layers] if isinstance(layers, int) else list(layers)
     if not wanted:
         raise LayerError("layers is empty; give at least one layer, or 'all'")
     for layer in wanted:

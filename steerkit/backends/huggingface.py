@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import deepcopy
 from typing import Any, cast
 
@@ -67,7 +67,7 @@ class HuggingFaceModel:
     @property
     def device(self) -> torch.device:
         """Where tokens are fed."""
-        return self.hf.get_input_embeddings().weight.device
+        return torch.device(self.hf.get_input_embeddings().weight.device)
 
     def hook(self, point: Point, fn: Hook) -> AbstractContextManager[None]:
         """Read or write the activations at a point while the context is open; see `Model.hook`."""
@@ -120,11 +120,8 @@ class HuggingFaceModel:
         with self._passes.announce(batch.prompt_length.to(self.device), batch.position.to(self.device)):
             if until is None:
                 return cast(Tensor, self.hf(**arguments).logits)
-            with self._stop_after(until):
-                try:
-                    self.hf(**arguments)
-                except _Stop:
-                    pass
+            with self._stop_after(until), suppress(_Stop):
+                self.hf(**arguments)
         return torch.empty(len(batch), 0, 0)
 
     def prefill(self, batch: Batch) -> CachePrefix:

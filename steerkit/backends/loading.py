@@ -35,7 +35,7 @@ def load(
     Args:
         source: `"demo"` (the embedded model, no network), a local folder, a hub id, or a live `PreTrainedModel`.
         tokenizer: A tokenizer or where to load it from; needed with a live model, else taken from `source`.
-        dtype: `"float32"`, `"float16"`, `"bfloat16"`; without it the embedded model is float32 and others stay as saved.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`; without it as saved, but the embedded model float32.
         device: Such as `"cuda"`, or `"auto"` to spread a large model over all devices.
         revision: Branch, tag or commit of the hub.
         backend: Only `"huggingface"` so far.
