@@ -46,13 +46,7 @@ class Prompt:
             raise DataError(f"prefill={self.prefill!r} is not a string")
         if isinstance(self.content, str):
             return
-        if not self.content:
-            raise DataError("a prompt without messages; give at least one {'role': ..., 'content': ...}")
-        for i, message in enumerate(self.content):
-            if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-                raise DataError(f"message {i} is {message!r}; it needs the keys 'role' and 'content'")
-            if not isinstance(message["content"], str):
-                raise DataError(f"message {i} has content of type {type(message['content']).__name__}, not a string")
+        check_messages(self.content)
 
     @property
     def is_chat(self) -> bool:
@@ -62,6 +56,22 @@ class Prompt:
     def with_prefill(self, prefill: str) -> Prompt:
         """The same prompt with another beginning of the answer."""
         return replace(self, prefill=prefill)
+
+
+def check_messages(messages: Sequence[object]) -> None:
+    """Refuse what is not a list of messages.
+
+    Raises:
+        DataError: There is none, or one lacks its role or content as a string.
+    """
+    if not messages:
+        raise DataError("a prompt without messages; give at least one {'role': ..., 'content': ...}")
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise DataError(f"message {i} is {message!r:.80}; it needs the keys 'role' and 'content'")
+        for key in ("role", "content"):
+            if not isinstance(message[key], str):
+                raise DataError(f"message {i} has a {key} of type {type(message[key]).__name__}, not a string")
 
 
 PromptLike = str | Prompt | Sequence[Message]
@@ -116,56 +126,68 @@ class Rendered:
 def render(prompt: Prompt, tokenizer: Any, *, answer: str = "", template: str | None = None) -> Rendered:
     """The text of a prompt and the beginning of its answer, by the chat template where there are messages.
 
-    A string is used as it is, and the answer follows without a space. Messages go through the tokenizer's chat template;
-    a tokenizer without one gets `"plain"`, the form of CAA's base models: `Input: ...`, `Response: ...`.
+    A string is used as it is, and the answer follows without a space; where the string itself begins with the
+    tokenizer's beginning-of-text token, no second one is added. Messages go through the tokenizer's chat template; a
+    tokenizer without one gets `"plain"`, the form of CAA's base models: `Input: ...`, `Response: ...`.
 
     Args:
         prompt: What is asked.
         tokenizer: A transformers tokenizer.
-        answer: What follows the prompt's own prefill.
+        answer: What follows the prompt's own prefill. After messages it loses spaces at both ends.
         template: `"plain"` or `"llama-2-caa"` instead of the tokenizer's own.
 
     Raises:
         DataError: The template is unknown, or the tokenizer's template cannot write these messages.
 
-    Source: Rimsky et al. 2024, `utils/tokenize.py`. We differ: a system prompt stands inside `[INST]`, where Llama 2 was
-    trained to find it; CAA's code put it before.
+    Source: Rimsky et al. 2024, `utils/tokenize.py`. We differ: a system prompt stands inside `[INST]`, where Llama 2
+    was trained to find it; CAA's code put it before.
     """
-    answer = prompt.prefill + answer
-    if isinstance(prompt.content, str):
-        return Rendered(prompt.content + answer, len(prompt.content), special_tokens=True)
     if template is not None and template not in TEMPLATES:
         raise DataError(f"template={template!r} is not known; choose one of {', '.join(TEMPLATES)}, or leave it out "
                         "for the tokenizer's own")  # fmt: skip
+    answer = prompt.prefill + answer
+    if isinstance(prompt.content, str):
+        bos = getattr(tokenizer, "bos_token", None)
+        begun = isinstance(bos, str) and bos != "" and prompt.content.startswith(bos)
+        return Rendered(prompt.content + answer, len(prompt.content), special_tokens=not begun)
     if template is None and getattr(tokenizer, "chat_template", None):
-        return _render_own(prompt.content, tokenizer, answer)
+        return _render_own(prompt.content, tokenizer, answer.strip())
     write = _llama_2_caa if template == LLAMA_2_CAA else _plain
     head = write(prompt.content)
-    return Rendered(head + (f" {answer.strip()}" if answer else ""), len(head), special_tokens=True)
+    return Rendered(head + (f" {answer.strip()}" if answer.strip() else ""), len(head), special_tokens=True)
 
 
 def _render_own(messages: tuple[Message, ...], tokenizer: Any, answer: str) -> Rendered:
     turns = [dict(message) for message in messages]
     try:
         head = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if not answer:
-            return Rendered(head, len(head), special_tokens=False)
-        whole = tokenizer.apply_chat_template(
-            [*turns, {"role": "assistant", "content": answer.strip()}], tokenize=False, continue_final_message=True
-        )
+        whole = head
+        if answer:
+            answered = [*turns, {"role": "assistant", "content": answer}]
+            whole = tokenizer.apply_chat_template(answered, tokenize=False, continue_final_message=True)
     except Exception as error:
         raise DataError(f"the tokenizer's chat template cannot write these messages: {error}") from error
-    return Rendered(whole, _shared_length(head, whole), special_tokens=False)
+    for message in messages:
+        if message["role"] == "system" and message["content"].strip() not in head:
+            raise DataError(f"the tokenizer's chat template leaves the system message {message['content']!r} out; "
+                            "put it into the user's message")  # fmt: skip
+    return Rendered(whole, _template_end(head, whole, answer), special_tokens=False)
 
 
-def _shared_length(a: str, b: str) -> int:
-    """Characters that two strings share from the start."""
-    same = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        same += 1
-    return same
+def _template_end(head: str, whole: str, answer: str) -> int:
+    """Where the template ends: with the prompt for generation, or later if it writes more before an answer.
+
+    Some templates put an empty block of thoughts before the answer. One space before the answer is the answer's own, as
+    tokenizers join them.
+    """
+    begins = whole.rfind(answer) if answer else len(whole)
+    if begins < 0:
+        raise DataError(
+            f"the tokenizer's chat template changes the answer {answer!r}; give it as the template writes it"
+        )
+    if whole.startswith(head) and not whole[len(head) : begins].strip():
+        return len(head)
+    return begins - (whole[:begins].endswith(" "))
 
 
 def _plain(messages: tuple[Message, ...]) -> str:

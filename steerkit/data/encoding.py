@@ -18,23 +18,28 @@ class Encoded:
         ids: The tokens that are fed.
         prompt_length: How many of them belong to the prompt's template; its last one predicts the first answer token.
         text: What was tokenized.
-        starts: For each token the character of `text` where it begins (-1 for tokens that stand for no text).
+        starts: For each token the character of `text` where it begins (-1 for tokens that stand for no text); empty
+            for slow tokenizers, which have no offsets.
+        ends: For each token the character after its last one.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     text: str
     starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
     def token_at(self, character: int) -> int:
-        """Index of the token that holds a character of the text.
+        """Index of the token that holds a character of the text; the last one where several share it.
 
         Raises:
-            DataError: No token holds it.
+            DataError: No token holds it: the text is shorter, the tokenizer dropped it, or it has no offsets.
         """
-        held = [i for i, start in enumerate(self.starts) if 0 <= start <= character]
-        if not held or character >= len(self.text):
-            raise DataError(f"no token holds character {character} of {self.text!r}")
+        held = [i for i, (a, b) in enumerate(zip(self.starts, self.ends, strict=True)) if 0 <= a <= character < b]
+        if not held:
+            why = "the tokenizer dropped it" if self.starts else "a slow tokenizer gives no offsets"
+            why = why if 0 <= character < len(self.text) else f"the text has {len(self.text)} characters"
+            raise DataError(f"no token holds character {character} of {self.text!r}: {why}")
         return held[-1]
 
 
@@ -42,7 +47,7 @@ def encode(prompt: Prompt, tokenizer: Any, *, answer: str = "", template: str | 
     """A prompt and the beginning of its answer as tokens.
 
     The template's end is found by character offsets, not by token arithmetic: the last token that begins inside the
-    template belongs to it.
+    template belongs to it, also where the tokenizer joins the template's last character with the space after it.
 
     Args:
         prompt: What is asked.
@@ -64,10 +69,18 @@ def encode(prompt: Prompt, tokenizer: Any, *, answer: str = "", template: str | 
         raise DataError(f"the prompt {rendered.text!r} holds no token; give some text")
     if not fast:
         return Encoded(tuple(ids), _shared_tokens(ids, rendered, tokenizer), rendered.text)
-    spans = out["offset_mapping"][: len(ids)]
-    starts = tuple(int(a) if b > a or a > 0 else -1 for a, b in spans)
-    length = sum(1 for start in starts if start < rendered.template_end)
-    return Encoded(tuple(ids), max(length, 1), rendered.text, starts)
+    spans = [(int(a), int(b)) if b > a else (-1, -1) for a, b in out["offset_mapping"][: len(ids)]]
+    starts, ends = tuple(a for a, _ in spans), tuple(b for _, b in spans)
+    return Encoded(tuple(ids), _template_tokens(starts, rendered.template_end), rendered.text, starts, ends)
+
+
+def _template_tokens(starts: Sequence[int], template_end: int) -> int:
+    """Tokens up to the last that begins inside the template; without one, the special tokens before the text."""
+    inside = [i for i, start in enumerate(starts) if 0 <= start < template_end]
+    if inside:
+        return inside[-1] + 1
+    first = next((i for i, start in enumerate(starts) if start >= 0), len(starts))
+    return max(first, 1)
 
 
 def _shared_tokens(ids: Sequence[int], rendered: Any, tokenizer: Any) -> int:
