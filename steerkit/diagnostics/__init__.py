@@ -1,0 +1,23 @@
+"""Is the direction real, and where: pictures and numbers from a store and a vector."""
+
+from __future__ import annotations
+
+from steerkit.diagnostics.projection import Projection, projection
+from steerkit.diagnostics.separation import Separation, separation
+from steerkit.diagnostics.similarity import Similarity, layer_similarity, vector_similarity
+from steerkit.diagnostics.spectrum import PrincipalComponents, principal_components
+from steerkit.diagnostics.tokens import TokenProjection, token_projection
+
+__all__ = [
+    "PrincipalComponents",
+    "Projection",
+    "Separation",
+    "Similarity",
+    "TokenProjection",
+    "layer_similarity",
+    "principal_components",
+    "projection",
+    "separation",
+    "token_projection",
+    "vector_similarity",
+]
