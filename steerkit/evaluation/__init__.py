@@ -1,0 +1,11 @@
+"""What steering does: choices, sweeps over layers and coefficients, answers side by side."""
+
+from __future__ import annotations
+
+from steerkit.evaluation.choices import score_choices
+from steerkit.evaluation.generations import Generations, compare
+from steerkit.evaluation.grids import Sweep
+from steerkit.evaluation.scores import ChoiceScores
+from steerkit.evaluation.sweeps import sweep
+
+__all__ = ["ChoiceScores", "Generations", "Sweep", "compare", "score_choices", "sweep"]
