@@ -66,8 +66,11 @@ class HuggingFaceModel:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens are fed."""
-        return torch.device(self.hf.get_input_embeddings().weight.device)
+        """Where tokens are fed; weights that accelerate keeps elsewhere are brought there when they are used."""
+        embeddings = self.hf.get_input_embeddings()
+        if embeddings.weight.device.type != "meta":
+            return torch.device(embeddings.weight.device)
+        return torch.device(embeddings._hf_hook.execution_device)
 
     def hook(self, point: Point, fn: Hook) -> AbstractContextManager[None]:
         """Read or write the activations at a point while the context is open; see `Model.hook`."""

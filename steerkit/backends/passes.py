@@ -34,6 +34,7 @@ class PassCounter:
         self._prompt_length: Tensor | None = None
         self._prompt_width = 0
         self._cache: int | None = None
+        self._seen = 0
 
     def current(self) -> Pass:
         """The pass at hand."""
@@ -79,15 +80,23 @@ class PassCounter:
         past = 0 if cache is None else int(cache.get_seq_length())
         attention = kwargs.get("attention_mask")
         flat = attention if isinstance(attention, Tensor) and attention.ndim == 2 else None
-        if past == 0 or self._prompt_length is None or self._cache != id(cache):
+        if past == 0 or self._given is not None or not self._goes_on(cache, past, batch):
             self._begin(batch, past + length, flat, tokens.device)
-            self._cache = id(cache)
-        elif len(self._prompt_length) != batch:
+        elif self._prompt_length is not None and len(self._prompt_length) != batch:
             self._prompt_length = _spread(self._prompt_length, batch)
+        self._cache, self._seen = None if cache is None else id(cache), past + length
         assert self._prompt_length is not None
         answer = past >= self._prompt_width and length == 1 and self._given is None
         given = self._given
         self._pass = Pass(batch, length, self._prompt_length, past, flat, given, answer)
+
+    def _goes_on(self, cache: Any, past: int, batch: int) -> bool:
+        """The pass continues the one before: with the same cache, or with the one that the model itself made there."""
+        if self._prompt_length is None:
+            return False
+        if self._cache is not None:
+            return self._cache == id(cache)
+        return past == self._seen and batch == len(self._prompt_length)
 
     def _begin(self, batch: int, width: int, attention: Tensor | None, device: torch.device) -> None:
         if self._told is not None:
