@@ -8,14 +8,67 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
+    "ActivationStore": "steerkit.store",
+    "ChoiceScores": "steerkit.evaluation",
     "ContrastPair": "steerkit.data.pairs",
+    "Edit": "steerkit.steering",
+    "Pairs": "steerkit.data.pairs",
     "Point": "steerkit.points",
     "Prompt": "steerkit.data.chat",
+    "Report": "steerkit.report",
+    "Side": "steerkit.data.pairs",
+    "Steer": "steerkit.steering",
+    "SteeringVector": "steerkit.vectors",
+    "Sweep": "steerkit.evaluation",
+    "compare": "steerkit.evaluation",
+    "extract": "steerkit.extraction",
+    "layer_similarity": "steerkit.diagnostics",
     "load": "steerkit.backends.loading",
+    "load_pairs": "steerkit.data.loading",
+    "load_questions": "steerkit.data.loading",
+    "match_norms": "steerkit.vectors",
+    "preview_reads": "steerkit.recording",
+    "principal_components": "steerkit.diagnostics",
+    "projection": "steerkit.diagnostics",
+    "record": "steerkit.recording",
+    "score_choices": "steerkit.evaluation",
+    "separation": "steerkit.diagnostics",
+    "sweep": "steerkit.evaluation",
+    "token_projection": "steerkit.diagnostics",
+    "vector_similarity": "steerkit.diagnostics",
 }
 """Each public name and the module it lives in; imported when first used."""
 
-__all__ = ["ContrastPair", "Point", "Prompt", "load"]
+__all__ = [
+    "ActivationStore",
+    "ChoiceScores",
+    "ContrastPair",
+    "Edit",
+    "Pairs",
+    "Point",
+    "Prompt",
+    "Report",
+    "Side",
+    "Steer",
+    "SteeringVector",
+    "Sweep",
+    "compare",
+    "extract",
+    "layer_similarity",
+    "load",
+    "load_pairs",
+    "load_questions",
+    "match_norms",
+    "preview_reads",
+    "principal_components",
+    "projection",
+    "record",
+    "score_choices",
+    "separation",
+    "sweep",
+    "token_projection",
+    "vector_similarity",
+]
 
 
 def __getattr__(name: str) -> Any:

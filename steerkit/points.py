@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -60,9 +60,10 @@ def resolve_layers(layers: Layers | None, *, num_layers: int) -> list[int]:
     """
     if layers is None or layers == "all":
         return list(range(num_layers))
-    wanted = [layers] if isinstance(layers, int) else list(layers)
-    if isinstance(layers, str):
+    given: object = layers
+    if isinstance(given, str) or not isinstance(given, int | Iterable):
         raise LayerError(f"layers={layers!r} is not valid; give an integer, a list of integers or 'all'")
+    wanted = [layers] if isinstance(layers, int) else list(layers)
     if not wanted:
         raise LayerError("layers is empty; give at least one layer, or 'all'")
     for layer in wanted:

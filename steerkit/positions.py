@@ -39,6 +39,7 @@ class Pass:
         attention: 1 for each real token of past and present columns; `None` where none is padding.
         given: Positions known from elsewhere (a packed batch); they replace the counting.
         answer: Every token of the pass is known to lie behind its prompt, so no mask is needed to tell.
+        prompts: How many prompts the rows come from, where beams or several sequences repeat each in place.
 
     Example:
         >>> p = Pass(1, 4, prompt_length=torch.tensor([3]), attention=torch.tensor([[0, 1, 1, 1]]))
@@ -53,6 +54,7 @@ class Pass:
     attention: Int[Tensor, "batch seen"] | None = None
     given: Int[Tensor, "batch pos"] | None = None
     answer: bool = False
+    prompts: int | None = None
 
     @cached_property
     def position(self) -> Int[Tensor, "batch pos"]:

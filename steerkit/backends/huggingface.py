@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from steerkit.backends.base import Batch, Hook, ModelInfo, pad
+from steerkit.backends.base import Batch, Hook, ModelInfo, Prefix, pad
 from steerkit.backends.layouts import find_parts
 from steerkit.backends.passes import PassCounter
 from steerkit.backends.provenance import describe
 from steerkit.backends.taps import Taps
 from steerkit.data.chat import PromptLike, as_prompts
 from steerkit.data.encoding import encode
-from steerkit.errors import DataError, LayerError
+from steerkit.errors import DataError, LayerError, ModelError
 from steerkit.points import Point
 
 
@@ -108,12 +108,13 @@ class HuggingFaceModel:
         *,
         columns: Sequence[int] | None = None,
         until: int | None = None,
-        prefix: CachePrefix | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch pos vocab"]:
         """Logits of a forward pass, without gradients; see `Model.forward`.
 
         Raises:
             LayerError: `until` is not a block of the model.
+            ModelError: `prefix` comes from another backend.
             DataError: A prompt is longer than the model's context.
         """
         batch = prompts if isinstance(prompts, Batch) else self.encode(prompts)
@@ -133,8 +134,10 @@ class HuggingFaceModel:
         self.forward(batch, columns=[batch.input_ids.shape[1] - 1], prefix=prefix)
         return prefix
 
-    def _arguments(self, batch: Batch, prefix: CachePrefix | None) -> dict[str, Any]:
+    def _arguments(self, batch: Batch, prefix: Prefix | None) -> dict[str, Any]:
         real = batch.real
+        if prefix is not None and not isinstance(prefix, CachePrefix):
+            raise ModelError(f"a {type(prefix).__name__} was not made by this model's prefill")
         if prefix is not None:
             real = prefix.real = torch.cat([prefix.real, real], dim=1)
         mask = real.long() if batch.mask is None else self._packed_mask(batch.mask)

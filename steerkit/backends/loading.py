@@ -98,6 +98,8 @@ def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | No
         raise InputError("dtype and device are those of the live model; move it yourself, then load it")
     if not hasattr(model, "config") or not hasattr(model, "generate"):
         raise InputError(f"{type(model).__name__} is not a transformers causal language model")
+    if model.training:
+        raise InputError("the live model is in training mode, where dropout changes every pass; call model.eval()")
     return model
 
 

@@ -33,6 +33,7 @@ class PassCounter:
         self._given: Tensor | None = None
         self._prompt_length: Tensor | None = None
         self._prompt_width = 0
+        self._prompts = 0
         self._cache: int | None = None
         self._seen = 0
 
@@ -88,7 +89,7 @@ class PassCounter:
         assert self._prompt_length is not None
         answer = past >= self._prompt_width and length == 1 and self._given is None
         given = self._given
-        self._pass = Pass(batch, length, self._prompt_length, past, flat, given, answer)
+        self._pass = Pass(batch, length, self._prompt_length, past, flat, given, answer, self._prompts)
 
     def _goes_on(self, cache: Any, past: int, batch: int) -> bool:
         """The pass continues the one before: with the same cache, or with the one that the model itself made there."""
@@ -106,6 +107,7 @@ class PassCounter:
         else:
             self._prompt_length = attention[:, :width].long().sum(-1)
         self._prompt_width = width
+        self._prompts = batch if self._told is None else len(self._told)
 
 
 def _spread(lengths: Tensor, batch: int) -> Tensor:

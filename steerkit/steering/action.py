@@ -61,7 +61,7 @@ class Action:
             or hidden.dtype != ready.dtype
             or hidden.device != ready.device
         ):
-            ready = self._prepared = self._prepare(hidden)
+            ready = self._prepared = self._prepare(hidden, pass_)
         if self._still:
             self.tally.passes += 1
             return None
@@ -87,7 +87,7 @@ class Action:
         after = after.to(hidden.dtype)
         return after if mask is None else torch.where(mask.unsqueeze(-1), after, hidden)
 
-    def _prepare(self, hidden: Tensor) -> _Prepared:
+    def _prepare(self, hidden: Tensor, pass_: Pass) -> _Prepared:
         """Outside inference mode, so that what is kept also serves a later pass with gradients."""
         placed, batch = self.placed, hidden.shape[0]
         compute = torch.promote_types(hidden.dtype, torch.float32)
@@ -95,7 +95,7 @@ class Action:
             vector = placed.vector.to(hidden.device, compute)
             coef, acting = placed.coef, None
             if isinstance(coef, Tensor):
-                repeats = _repeats(len(coef), batch)
+                repeats = _repeats(len(coef), batch, pass_.prompts)
                 coef = coef.to(hidden.device, compute).repeat_interleave(repeats).reshape(-1, 1, 1)
                 if vector.ndim == 2:
                     vector = vector.repeat_interleave(repeats, dim=0).unsqueeze(1)
@@ -111,8 +111,9 @@ class Action:
         return _Prepared(hidden.device, hidden.dtype, batch, compute, vector, coef, acting, delta, change)
 
 
-def _repeats(rows: int, batch: int) -> int:
-    if batch % rows:
-        raise SteeringError(f"the edits are for {rows} rows, the batch has {batch}; give one coefficient (or list of "
-                            "edits) for each row of the batch")  # fmt: skip
+def _repeats(rows: int, batch: int, prompts: int | None) -> int:
+    prompts = batch if prompts is None else prompts
+    if rows != prompts:
+        raise SteeringError(f"the edits are for {rows} rows, but {prompts} prompts are run at a time; give one "
+                            "coefficient (or list of edits) for each")  # fmt: skip
     return batch // rows

@@ -82,10 +82,15 @@ def test_a_live_model_keeps_its_dtype() -> None:
         load(tiny_hf("llama"), tokenizer=tiny_tokenizer(), dtype="float16")
 
 
+def test_a_live_model_in_training_mode_is_refused() -> None:
+    with pytest.raises(InputError, match=r"call model\.eval\(\)"):
+        load(tiny_hf("llama").train(), tokenizer=tiny_tokenizer())
+
+
 def test_an_encoder_decoder_is_refused() -> None:
     config = T5Config(vocab_size=99, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(ModelError, match="encoder-decoder"):
-        load(T5ForConditionalGeneration(config), tokenizer=tiny_tokenizer())
+        load(T5ForConditionalGeneration(config).eval(), tokenizer=tiny_tokenizer())
 
 
 def test_an_unknown_architecture_names_the_known_ones_and_what_to_do() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -49,16 +50,12 @@ def _planted_position_bug(model: HuggingFaceModel, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model, "_arguments", off_by_one)
 
 
-def _planted_leak(model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Taps, "_remove", lambda self, point: None)
-    opened = Taps.open
-
+def _planted_leak(_model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
     def leak(self: Taps, point: Any, fn: Any) -> Any:
-        context = opened(self, point, fn)
-        context.__enter__()
-        from contextlib import nullcontext
-
-        return nullcontext()
+        tap = self._taps.get(point) or self._install(point)
+        tap.functions.append(fn)
+        yield
 
     monkeypatch.setattr(Taps, "open", leak)
 

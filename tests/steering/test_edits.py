@@ -92,17 +92,18 @@ def test_another_object_is_told_how_to_become_a_model() -> None:
         _check_model(torch.nn.Linear(2, 2))
 
 
-def test_rows_must_match_or_divide_the_batch() -> None:
+def test_rows_must_match_the_prompts() -> None:
     model = tiny("llama")
     ids = torch.tensor([[5, 6]] * 4)
     three = Steer(model).add(VECTOR, layer=1, coef=torch.tensor([1.0, -1.0, 0.5]))
-    with three, pytest.raises(SteeringError, match="edits are for 3 rows, the batch has 4"):
+    with three, pytest.raises(SteeringError, match="edits are for 3 rows, but 4 prompts are run at a time"):
         model.hf(input_ids=ids)
-    with torch.no_grad(), Steer(model).add(VECTOR, layer=1, coef=torch.tensor([1.0, 0.0])):
-        logits = model.hf(input_ids=ids).logits
-    assert torch.equal(logits[0], logits[1])
-    assert torch.equal(logits[2:], model.hf(input_ids=ids).logits[2:].detach())
-    assert not torch.equal(logits[0], logits[2])
+    two = Steer(model).add(VECTOR, layer=1, coef=torch.tensor([1.0, -1.0]))
+    with two, pytest.raises(SteeringError, match="edits are for 2 rows, but 4 prompts"):
+        model.hf(input_ids=ids)
+    with torch.no_grad(), two:
+        beams = model.hf.generate(input_ids=ids[:2], num_beams=2, max_new_tokens=2, min_new_tokens=2, pad_token_id=0)
+    assert beams.shape == (2, 4)
 
 
 def test_a_vector_of_another_model_needs_a_word() -> None:

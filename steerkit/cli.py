@@ -1,0 +1,202 @@
+"""The verbs of steerkit on the command line, in the words of the Python calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from steerkit.errors import InputError, SteerkitError
+
+app = typer.Typer(
+    name="steerkit",
+    help="Find a direction in a language model, see whether it is real, and steer with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Argument(help="'demo', a local folder, or a hub id.")]
+Pairs = Annotated[str, typer.Argument(help="A file of contrast pairs, or 'demo:NAME'.")]
+Vector = Annotated[Path, typer.Option("--vector", help="A steering vector (safetensors).")]
+Split = Annotated[Optional[str], typer.Option(help="'train' or 'test', for embedded data.")]  # noqa: UP045
+LayerList = Annotated[str, typer.Option(help="'all', or like 3,4,5 or 8-16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Plot = Annotated[Optional[Path], typer.Option("--plot", help="Write the figure to this HTML file.")]  # noqa: UP045
+Seed = Annotated[int, typer.Option(help="Of the split.")]
+
+
+def _layers(text: str) -> Any:
+    if text == "all":
+        return text
+    try:
+        spans = [part.split("-") for part in text.split(",")]
+        return [layer for span in spans for layer in range(int(span[0]), int(span[-1]) + 1)]
+    except ValueError:
+        raise InputError(f"--layers {text!r} is not valid; give 'all', or layers like 3,4,5 or 8-16") from None
+
+
+def _coefs(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--coefs {text!r} is not valid; give numbers like -1,0,1") from None
+
+
+def _show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:
+    print(result.to_json() if as_json else result)
+    if plot is not None:
+        result.plot().write_html(plot)
+        print(f"figure: {plot}", file=sys.stderr)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and what it was made from.")] = Path("steerkit-demo"),
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on the embedded model and write a report."""
+    from steerkit.demo.run import run_demo
+
+    result = run_demo(out, progress=not as_json)
+    print(result.to_json() if as_json else result)
+
+
+@app.command()
+def record(
+    model: Model,
+    pairs: Pairs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the activation store.")],
+    layers: LayerList = "all",
+    site: Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out or mlp_out.")] = "resid_post",
+    read: Annotated[Optional[str], typer.Option(help="letter, last, mean, or a token index.")] = None,  # noqa: UP045
+    split: Split = None,
+    batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Run contrast pairs through a model and fill an activation store."""
+    import steerkit as sk
+
+    where = int(read) if read is not None and read.lstrip("-").isdigit() else read
+    store = sk.record(
+        sk.load(model), sk.load_pairs(pairs, split=split), path=out, layers=_layers(layers), site=site, read=where,
+        batch_size=batch_size, progress=not as_json,
+    )  # fmt: skip
+    print(json.dumps({"store": str(out), "pairs": len(store), "layers": list(store.layers)}) if as_json else store)
+
+
+@app.command()
+def extract(
+    store: Annotated[Path, typer.Argument(help="An activation store.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the vector (safetensors).")],
+    method: Annotated[str, typer.Option(help="mean_difference, pca, logistic or lda.")] = "mean_difference",
+    test: Annotated[float, typer.Option(help="Share of the pairs held back for 'separate'.")] = 0.25,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Turn a store into a steering vector, from the pairs that are not held back."""
+    import steerkit as sk
+
+    opened = sk.ActivationStore.open(store)
+    vector = sk.extract(opened.split(test=test, seed=seed)[0] if test else opened, method)
+    vector.save(out)
+    norms = [float(norm) for norm in vector.norms]
+    print(json.dumps({"vector": str(out), "layers": list(vector.layers), "norms": norms}) if as_json else vector)
+
+
+@app.command()
+def separate(
+    store: Annotated[Path, typer.Argument(help="An activation store.")],
+    vector: Vector,
+    test: Annotated[float, typer.Option(help="Share of the pairs that 'extract' held back; 0 takes all.")] = 0.25,
+    seed: Seed = 0,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far apart the two sides lie along a vector, layer by layer, on held-out pairs."""
+    import steerkit as sk
+
+    opened = sk.ActivationStore.open(store)
+    held_out = opened.split(test=test, seed=seed)[1] if test else opened
+    _show(sk.separation(held_out, sk.SteeringVector.load(vector)), as_json=as_json, plot=plot)
+
+
+@app.command()
+def sweep(
+    model: Model,
+    pairs: Pairs,
+    vector: Vector,
+    layers: LayerList = "all",
+    coefs: Annotated[str, typer.Option(help="Like -1,0,1.")] = "-1,0,1",
+    split: Split = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Score the pairs under every layer and coefficient."""
+    import steerkit as sk
+
+    grid = sk.sweep(
+        sk.load(model), sk.SteeringVector.load(vector), sk.load_pairs(pairs, split=split), layers=_layers(layers),
+        coefs=_coefs(coefs), progress=not as_json,
+    )  # fmt: skip
+    _show(grid, as_json=as_json, plot=plot)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompts: Annotated[list[str], typer.Argument(help="Questions; through the chat template if there is one.")],
+    add: Annotated[list[Path], typer.Option(help="A steering vector; may be repeated.")] = [],  # noqa: B006
+    layer: Annotated[list[int], typer.Option(help="Its layer, one for each --add.")] = [],  # noqa: B006
+    coef: Annotated[list[float], typer.Option(help="Its coefficient, one for each --add.")] = [],  # noqa: B006
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 64,
+    raw: Annotated[bool, typer.Option("--raw", help="Feed the prompts as they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer prompts, unsteered and steered side by side."""
+    import steerkit as sk
+
+    if not len(add) == len(layer) == len(coef):
+        raise InputError(f"{len(add)} --add, {len(layer)} --layer, {len(coef)} --coef; give one of each per vector")
+    loaded = sk.load(model)
+    chat = bool(loaded.info.template) and not raw
+    asked: list[Any] = [[{"role": "user", "content": text}] for text in prompts] if chat else list(prompts)
+    answers = {"unsteered": loaded.generate(asked, max_new_tokens=max_new_tokens)}
+    if add:
+        steer = sk.Steer(loaded)
+        for path, at, strength in zip(add, layer, coef, strict=True):
+            steer.add(sk.SteeringVector.load(path), layer=at, coef=strength)
+        answers["steered"] = steer.generate(asked, max_new_tokens=max_new_tokens)
+    rows = [{"prompt": text, **{k: v[i] for k, v in answers.items()}} for i, text in enumerate(prompts)]
+    print(json.dumps(rows) if as_json else "\n\n".join("\n".join(f"{k}: {v}" for k, v in row.items()) for row in rows))
+    if add and not as_json:
+        print(f"\n{steer}")
+
+
+@app.command()
+def doctor(
+    model: Annotated[Optional[str], typer.Argument(help="'demo', a folder, or a hub id.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Print versions and devices; for a model, its layout and a live proof that steering reaches it."""
+    from steerkit.doctor import examine
+
+    found = examine(model)
+    _show(found, as_json=as_json)
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a command; what the user got wrong is one line on standard error and exit code 1."""
+    try:
+        app()
+    except SteerkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
