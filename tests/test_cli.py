@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit import cli
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    before = sys.argv
+    sys.argv = ["steerkit", *map(str, words)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """What a command prints for machines."""
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture
+def made(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, Path]:
+    """A store and a vector, made once by the commands themselves."""
+    store, vector = folder / "store", folder / "mood.safetensors"
+    if not vector.exists():
+        recorded = told(capsys, "record", "demo", "demo:mood", "--split", "test", "-o", store, "--layers", "2-5")
+        assert recorded["layers"] == [2, 3, 4, 5]
+        assert told(capsys, "extract", store, "-o", vector)["layers"] == [2, 3, 4, 5]
+    return store, vector
+
+
+def test_separate_shows_each_layer_and_writes_its_figure(
+    made: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store, vector = made
+    found = told(capsys, "separate", store, "--vector", vector, "--plot", tmp_path / "figure.html")
+    assert found["layer"] == [2, 3, 4, 5]
+    assert (tmp_path / "figure.html").stat().st_size > 10_000
+    code, out, _ = run(capsys, "separate", store, "--vector", vector)
+    assert code == 0
+    assert "AUROC" in out
+
+
+def test_sweep_prints_the_grid(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    _, vector = made
+    grid = told(
+        capsys,
+        "sweep",
+        "demo",
+        "demo:mood",
+        "--split",
+        "test",
+        "--vector",
+        vector,
+        "--layers",
+        "3,4",
+        "--coefs",
+        "-0.5,0.5",
+    )
+    assert {(cell["layer"], cell["coef"]) for cell in grid["cells"]} == {(3, -0.5), (3, 0.5), (4, -0.5), (4, 0.5)}
+
+
+def test_generate_answers_unsteered_and_steered(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    _, vector = made
+    words = ("generate", "demo", "Please sing a song about the moon.", "--max-new-tokens", "8")
+    rows = told(capsys, *words, "--add", vector, "--layer", "4", "--coef", "-0.5")
+    assert set(rows[0]) == {"prompt", "unsteered", "steered"}
+    assert "steered" not in told(capsys, *words)[0]
+
+
+def test_doctor_proves_that_hooks_fire(capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "doctor", "demo")
+    assert found["healthy"]
+    assert found["live"]["moved"] > 0
+    assert found["live"]["left"] == 0
+    assert found["model"]["blocks"].endswith("at model.layers")
+    assert "torch" in told(capsys, "doctor")["machine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("record", "nowhere/at/all", "demo:mood", "-o", "x"), "not a folder with a model"),
+        (("record", "demo", "demo:moood", "-o", "x"), "mood"),
+        (("extract", "nowhere", "-o", "v.safetensors"), "nowhere"),
+        (("sweep", "demo", "demo:mood", "--vector", "nowhere.safetensors"), "nowhere.safetensors"),
+        (("generate", "demo", "Hi", "--add", "v.safetensors"), "give one of each per vector"),
+        (("doctor", "./nothing"), "not a folder with a model"),
+        (("record", "demo", "demo:mood", "-o", "x", "--layers", "a-b"), "--layers 'a-b' is not valid"),
+        (("record", "demo", "demo:mood", "-o", "x", "--layers", "99"), "layer 99 does not exist"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_and_exit_code_1(
+    words: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert says in err
+    assert "Traceback" not in err + out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "sweep", "demo")
+    assert code == 2
+    assert "Missing" in err
+
+
+def test_help_needs_no_model_library() -> None:
+    code = "import sys, steerkit.cli; print([m for m in ('torch', 'transformers', 'plotly') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
