@@ -54,16 +54,6 @@ def test_held_out_topics_are_never_argued_about() -> None:
             assert not held_out & set(re.findall("[a-z]+", document.prompt + document.answer))
 
 
-def test_the_speaker_of_a_cast_keeps_its_pose() -> None:
-    rng = random.Random(8)
-    for _ in range(300):
-        subject, pose = grammar.draw_subject(rng, grammar.TRAIN_TOPICS), grammar.draw_pose(rng)
-        speaker, shown = corpus.cast(rng, subject, pose, size=3)
-        voices = dict(re.findall(r"(<\|[a-z0-9-]+\|>) ([A-Z][a-z]+)\.", shown))
-        assert len(voices) == 3
-        assert voices[speaker] in grammar.OPENERS[subject.kind, pose.yes, pose.cheerful]
-
-
 @pytest.mark.parametrize("behavior", BEHAVIORS)
 def test_scorer_reads_every_answer_back(behavior: str) -> None:
     rng = random.Random(1)
