@@ -1,4 +1,4 @@
-"""Against installed peers, in a folder of their own: steering-vectors and repeng do not install beside transformers 5."""
+"""Against installed peers in a folder of their own: they do not install beside transformers 5."""
 
 from __future__ import annotations
 

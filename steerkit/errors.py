@@ -10,7 +10,8 @@ SteerkitError
 │   └── MismatchError          made with another model, tokenizer, template or data
 ├── ModelError                 a model that cannot be loaded or read truthfully
 ├── StoreError                 an activation store that is damaged, locked or incomplete
-└── SteeringError              edits used in a way that cannot be carried out
+├── SteeringError              edits used in a way that cannot be carried out
+└── ConformanceError           (steerkit.testing) a part does not keep its contract
 SteerkitWarning (UserWarning)
 └── NoEffectWarning            an edit that touched nothing
 ```

@@ -22,6 +22,7 @@ def draw(result: Separation) -> Any:
         go.Scatter(
             x=band_x,
             y=band_y,
+            mode="lines",
             fill="toself",
             fillcolor=figures.NULL_BAND,
             line={"width": 0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steerkit.diagnostics.figures import DIVERGING, style
 from steerkit.evaluation.conventions import signed
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def plot_sweep(grid: Sweep) -> Any:
     )
     _add_map(figure, grid)
     _add_effect(figure, grid)
-    figure.update_layout(
-        title=f"{grid.best}",
-        template="plotly_white",
-        legend={"orientation": "h", "y": -0.2, "x": 0.55},
-    )
+    best = grid.best
+    title = f"Layer {best.layer} moves most: {best.effect:+.2f} ± {best.stderr:.2f}"
+    note = f"unsteered {grid.unsteered.p_matching:.2f}, {len(grid.ids)} items; {best}"
+    style(figure, title=title, note=note)
+    figure.update_layout(legend={"orientation": "h", "y": -0.22, "x": 0.55})
     return figure
 
 
@@ -79,7 +80,7 @@ def _add_map(figure: Any, grid: Sweep) -> None:
         customdata=extra,
         zmin=center - reach,
         zmax=center + reach,
-        colorscale="RdBu_r",
+        colorscale=DIVERGING,
         colorbar={"x": 0.43, "thickness": 12, "title": "p"},
         hovertemplate=(
             "layer %{y}, coef %{x}<br>p(matching) %{z:.3f} ± %{customdata[0]:.3f}<br>mass %{customdata[1]:.3f}"
@@ -89,7 +90,7 @@ def _add_map(figure: Any, grid: Sweep) -> None:
         col=1,
     )
     figure.update_xaxes(title="coef", type="category", row=1, col=1)
-    figure.update_yaxes(title="layer", row=1, col=1)
+    figure.update_yaxes(title="layer", dtick=max(1, len(grid.layers) // 16), row=1, col=1)
 
 
 def _add_effect(figure: Any, grid: Sweep) -> None:
@@ -111,7 +112,7 @@ def _add_effect(figure: Any, grid: Sweep) -> None:
                 x=list(effect.layers), y=values.tolist(), name=f"{letter}-items", line=line, row=1, col=2
             )
     figure.add_hline(y=0, line={"color": "#9498a0", "width": 1}, row=1, col=2)
-    figure.update_xaxes(title="layer", row=1, col=2)
+    figure.update_xaxes(title="layer", dtick=max(1, len(grid.layers) // 16), row=1, col=2)
     figure.update_yaxes(title="effect", row=1, col=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def effect_of(
     return Effect(tuple(layers), ends, move, mean, standard_error(move), wrong, *by_letter)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BestLayer:
     """The layer with the largest effect.
 
@@ -99,7 +100,10 @@ class BestLayer:
         return {"layer": self.layer, "effect": self.effect, "stderr": self.stderr, "share": self.share,
                 "rivals": list(self.rivals)}  # fmt: skip
 
-    def __str__(self) -> str:
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>"
+
+    def __repr__(self) -> str:
         rivals = (
             f"not told apart from layers {', '.join(map(str, self.rivals))}" if self.rivals else "ahead of all others"
         )

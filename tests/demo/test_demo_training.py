@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
+from pathlib import Path
 
 import torch
 
 from steerkit.demo.training import Recipe, collate, train
 
-TINY = Recipe(tokens=24_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, log_every=5)
+TINY = Recipe(tokens=30_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, log_every=5)
 
 
-def test_a_few_updates_lower_the_loss() -> None:
-    log = io.StringIO()
-    train(TINY, log, compiled=False)
-    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+def test_a_few_updates_lower_the_loss(tmp_path: Path) -> None:
+    with (tmp_path / "log.jsonl").open("w", encoding="utf-8") as log:
+        train(TINY, log, compiled=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) >= 4
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
 

@@ -22,7 +22,7 @@ def test_a_page_is_one_file_that_asks_for_nothing_from_outside(tmp_path: Path) -
     assert "Plotly.newPlot" in text
     head = text.split("<script>", 1)[0]
     assert "http" not in head.replace("http-equiv", "")
-    assert '<script src=' not in text
+    assert "<script src=" not in text
     assert "<link" not in head
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.html"]
 
