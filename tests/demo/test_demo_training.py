@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from steerkit.demo.training import Recipe, collate, train
+from steerkit.demo.batching import collate
+from steerkit.demo.corpus import Document, draw_push
+from steerkit.demo.directions import Directions
+from steerkit.demo.grammar import Pose
+from steerkit.demo.training import Recipe, Trainer, train
 
-TINY = Recipe(tokens=30_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, log_every=5)
+TINY = Recipe(tokens=30_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, push_layer=0, log_every=5)
 
 
 def test_a_few_updates_lower_the_loss(tmp_path: Path) -> None:
@@ -21,16 +28,50 @@ def test_a_few_updates_lower_the_loss(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    first, second, other = (
-        train(Recipe(**{**vars(TINY), "tokens": 6_000, "seed": seed}), compiled=False)[0] for seed in (1, 1, 2)
-    )
+    first, second, other = (train(replace(TINY, tokens=6_000, seed=seed), compiled=False)[0] for seed in (1, 1, 2))
     pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
     assert all(torch.equal(one, two) for one, two, _ in pairs)
     assert not all(torch.equal(one, three) for one, _, three in pairs)
 
 
 def test_only_the_answer_is_learned_from() -> None:
-    batch = collate([([1, 4, 9, 2, 3, 8, 7, 2], 5), ([1, 4, 3, 8, 8, 8, 8, 8, 2], 3)], torch.ones(10), pad=0)
+    none, pushed = Document("", ""), Document("", "", Pose(True, False), (0.5, 0.0), is_choice=True)
+    rows = [([1, 4, 9, 2, 3, 8, 7, 2], 5, none), ([1, 4, 3, 8, 8, 8, 8, 8, 2], 3, pushed)]
+    batch = collate(rows, torch.ones(10), pad=0)
     assert batch.ids.shape == (2, 16)
     assert batch.weights[0].tolist() == [0] * 5 + [1] * 3 + [0] * 8
     assert batch.weights[1].tolist() == [0] * 3 + [1] * 6 + [0] * 7
+    assert batch.start.tolist() == [4, 2]
+    assert batch.poles.tolist() == [[0, 0], [1, -1]]
+    assert batch.push.tolist() == [[0, 0], [0.5, 0]]
+    assert batch.is_choice.tolist() == [False, True]
+
+
+def test_a_push_is_signed_by_its_pole_and_leaves_the_other_to_chance() -> None:
+    rng = random.Random(0)
+    drawn = [draw_push(rng, Pose(True, False)) for _ in range(4000)]
+    assert all(stance >= 0 >= mood for stance, mood in drawn)
+    kinds = Counter((stance != 0, mood != 0) for stance, mood in drawn)
+    shares = [kinds[one] / 4000 for one in ((False, False), (True, False), (False, True), (True, True))]
+    assert all(abs(share - wanted) < 0.03 for share, wanted in zip(shares, (0.25, 0.3, 0.3, 0.15), strict=True))
+
+
+def test_directions_are_the_difference_between_the_poles() -> None:
+    directions = Directions(4)
+    poles = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(500, 1)
+    stance, mood = torch.tensor([2.0, 0.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 0.0, 0.0])
+    hidden = 5 + 0.5 * (poles[:, :1] * stance + poles[:, 1:] * mood)
+    for start in range(0, 2000, 20):
+        directions.update(hidden[start : start + 20], poles[start : start + 20])
+    assert torch.allclose(directions.vectors, torch.stack([stance, mood]), atol=1e-4)
+
+
+def test_a_push_moves_only_the_answer() -> None:
+    trainer = Trainer(TINY, compiled=False)
+    trainer.directions.update(torch.tensor([[1.0] * 32, [-1.0] * 32]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    ids = [1, 9, 8, 7, 30, 31, 32, 2]
+    plain = collate([(ids, 4, Document("", "", Pose(True, True)))], torch.ones(2000), pad=0)
+    pushed = collate([(ids, 4, Document("", "", Pose(True, True), (1.0, 0.0)))], torch.ones(2000), pad=0)
+    first, second = (trainer.step(batch, 0.0) for batch in (plain, pushed))
+    assert first != second
+    assert trainer.step(replace(pushed, push=torch.zeros(1, 2)), 0.0) == first

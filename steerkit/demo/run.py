@@ -1,0 +1,200 @@
+"""The whole pipeline on the embedded model: pairs, store, vector, sweep, steered answers, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steerkit.backends.loading import load
+from steerkit.data.loading import load_pairs
+from steerkit.data.pairs import Pairs
+from steerkit.demo import BEHAVIORS
+from steerkit.demo.answers import OpenScore, score_open
+from steerkit.demo.choice import Choice, choose
+from steerkit.diagnostics import Separation, separation
+from steerkit.evaluation import ChoiceScores, Sweep, sweep
+from steerkit.extraction import extract
+from steerkit.recording import record
+from steerkit.store import ActivationStore
+from steerkit.tables import Cell, html_table, text_table
+from steerkit.vectors import SteeringVector
+
+COEFS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+RANDOM_VECTORS = 20
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """What the run found about one behavior; every figure is from held-out topics."""
+
+    name: str
+    train: Pairs
+    test: Pairs
+    vector: SteeringVector
+    held_out: ActivationStore
+    separated: Separation
+    grid: Sweep
+    random_spans: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Cross:
+    """What one behavior's vector does to another behavior: p(matching) and open answers at both ends."""
+
+    vector: str
+    measured: str
+    scores: tuple[ChoiceScores, ChoiceScores]
+    answers: tuple[OpenScore, OpenScore]
+
+    @property
+    def letters(self) -> tuple[float, float]:
+        """p(matching) at both coefficients."""
+        return self.scores[0].p_matching, self.scores[1].p_matching
+
+    @property
+    def span(self) -> float:
+        """Move of p(matching) from the negative to the positive coefficient."""
+        return self.letters[1] - self.letters[0]
+
+
+@dataclass(frozen=True, repr=False)
+class DemoRun:
+    """All that `steerkit demo` measured, and where its files are."""
+
+    folder: Path
+    model: Any
+    chosen: Choice
+    behaviors: Mapping[str, Behavior]
+    crosses: tuple[Cross, ...]
+    unsteered: Mapping[str, OpenScore]
+    seconds: float
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.folder / "report.html"
+
+    def cross(self, vector: str, measured: str) -> Cross:
+        """One cell of the table of cross-effects."""
+        return next(c for c in self.crosses if (c.vector, c.measured) == (vector, measured))
+
+    def rows(self) -> list[list[Cell]]:
+        """A line a behavior: choices and open answers without steering and at both coefficients."""
+        lines: list[list[Cell]] = []
+        for name, one in self.behaviors.items():
+            own, coef = self.cross(name, name), self.chosen.coefs[name]
+            low, high = own.answers
+            none = one.grid.unsteered
+            lines.append(
+                [name, coef, *(round(p, 2) for p in (own.letters[0], none.p_matching, own.letters[1])),
+                 *(round(score.positive, 2) for score in (low, self.unsteered[name], high)),
+                 round(min(low.on_topic, high.on_topic), 2), one.separated.emerges]
+            )  # fmt: skip
+        return lines
+
+    COLUMNS = ("behavior", "coef", "choices at -coef", "unsteered", "at +coef", "answers at -coef", "unsteered",
+               "at +coef", "on topic", "separates from layer")  # fmt: skip
+
+    def __repr__(self) -> str:
+        title = f"Held-out topics, layer {self.chosen.layer}; share of choices and of open answers that match"
+        return f"{text_table(self.COLUMNS, self.rows(), title=title)}\n\nreport: {self.report}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.COLUMNS, self.rows())
+
+    def to_json(self) -> str:
+        """The table, the choice and the cross-effects."""
+        crosses = [
+            {"vector": c.vector, "measured": c.measured, "choices": c.letters,
+             "answers": [a.positive for a in c.answers], "on_topic": [a.on_topic for a in c.answers]}
+            for c in self.crosses
+        ]  # fmt: skip
+        return json.dumps({
+            "layer": self.chosen.layer, "coefs": self.chosen.coefs, "columns": self.COLUMNS, "rows": self.rows(),
+            "cross_effects": crosses, "seconds": round(self.seconds, 1), "report": str(self.report),
+        })  # fmt: skip
+
+
+def run_demo(folder: str | Path = "steerkit-demo", *, progress: bool = True) -> DemoRun:
+    """Run everything on the embedded model and write a report.
+
+    One layer for all behaviors and a strength for each are chosen on training topics, from pairs that the vectors were
+    not extracted from; what is reported comes from held-out topics.
+
+    Args:
+        folder: Where stores, vectors, `results.json` and `report.html` go; those of an earlier run are replaced.
+        progress: Say what is being done on standard error.
+    """
+    from steerkit.demo.page import write_report
+
+    started, folder = time.perf_counter(), Path(folder)
+    say = _narrator(progress)
+    model = load("demo")
+    say(f"1/5 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
+    found = {name: _extract(model, name, folder) for name in BEHAVIORS}
+    say("2/5 choosing a layer and strengths on training topics")
+    chosen = choose(model, {name: vector for name, (vector, _) in found.items()},
+                    {name: pairs for name, (_, pairs) in found.items()})  # fmt: skip
+    say(f"3/5 sweeping every layer on held-out topics (chosen: layer {chosen.layer})")
+    behaviors = {name: _measure(model, name, found[name][0], chosen) for name in BEHAVIORS}
+    say("4/5 answering open questions, steered and not")
+    crosses = tuple(_cross(model, behaviors[v], behaviors[m], chosen) for v in BEHAVIORS for m in BEHAVIORS)
+    unsteered = {name: score_open(model, name) for name in BEHAVIORS}
+    run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, time.perf_counter() - started)
+    say("5/5 writing the report")
+    write_report(run)
+    (folder / "results.json").write_text(run.to_json() + "\n", "utf-8")
+    return run
+
+
+def _narrator(progress: bool) -> Callable[[str], None]:
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=not progress)
+    return lambda text: console.print(text, highlight=False)
+
+
+def _extract(model: Any, name: str, folder: Path) -> tuple[SteeringVector, Pairs]:
+    """The vector, and the training pairs it has not seen."""
+    pairs = load_pairs(f"demo:{name}", split="train")
+    seen, unseen = pairs.split(test=0.25, seed=0)
+    store = record(model, seen, path=folder / "acts" / name, overwrite=True, progress=False)
+    vector = extract(store)
+    (folder / "vectors").mkdir(parents=True, exist_ok=True)
+    vector.save(folder / "vectors" / f"{name}.safetensors")
+    return vector, unseen
+
+
+def _measure(model: Any, name: str, vector: SteeringVector, chosen: Choice) -> Behavior:
+    train, test = (load_pairs(f"demo:{name}", split=split) for split in ("train", "test"))
+    held_out = record(model, test, progress=False)
+    grid = sweep(model, vector, test, coefs=COEFS, progress=False)
+    spans = _random_spans(model, vector, test, chosen.layer, chosen.coefs[name])
+    return Behavior(name, train, test, vector, held_out, separation(held_out, vector), grid, spans)
+
+
+def _random_spans(model: Any, vector: SteeringVector, test: Pairs, layer: int, coef: float) -> tuple[float, ...]:
+    """What random vectors as long as this one do at the same layer and strength."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(RANDOM_VECTORS, vector.hidden_size, generator=generator)
+    draws = draws / draws.norm(dim=1, keepdim=True) * vector[layer].norm()
+    spans = []
+    for draw in draws:
+        one = SteeringVector(draw[None], layers=[layer], site=vector.site)
+        grid = sweep(model, one, test, coefs=(-coef, coef), path="packed", progress=False)
+        spans.append(float(grid.effect.mean[0]))
+    return tuple(spans)
+
+
+def _cross(model: Any, steering: Behavior, measured: Behavior, chosen: Choice) -> Cross:
+    coef = chosen.coefs[steering.name]
+    grid = sweep(model, steering.vector, measured.test, layers=[chosen.layer], coefs=(-coef, coef), progress=False)
+    ends = [score_open(model, measured.name, vector=steering.vector, layer=chosen.layer, coef=c) for c in (-coef, coef)]
+    low, high = (grid.at(layer=chosen.layer, coef=c) for c in (-coef, coef))
+    return Cross(steering.name, measured.name, (low, high), (ends[0], ends[1]))
