@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from steerkit.demo.batching import collate
@@ -19,6 +20,7 @@ from steerkit.demo.training import Recipe, Trainer, train
 TINY = Recipe(tokens=30_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, push_layer=0, log_every=5)
 
 
+@pytest.mark.slow  # shape checks make the grammar's million small calls slow
 def test_a_few_updates_lower_the_loss(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("w", encoding="utf-8") as log:
         train(TINY, log, compiled=False)
@@ -27,6 +29,7 @@ def test_a_few_updates_lower_the_loss(tmp_path: Path) -> None:
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
 
 
+@pytest.mark.slow  # shape checks make the grammar's million small calls slow
 def test_the_same_seed_gives_the_same_weights() -> None:
     first, second, other = (train(replace(TINY, tokens=6_000, seed=seed), compiled=False)[0] for seed in (1, 1, 2))
     pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
