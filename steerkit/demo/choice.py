@@ -12,8 +12,9 @@ from steerkit.evaluation import Sweep, sweep
 from steerkit.vectors import SteeringVector
 
 STRENGTHS = (0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
-LAYERS_TRIED = 2
-QUESTIONS = 64
+QUESTIONS = 48
+NEARLY = 0.1
+"""A weaker push that is worse by no more than this is taken instead: it disturbs less of what else is said."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Choice:
 def choose(model: Any, vectors: Mapping[str, SteeringVector], pairs: Mapping[str, Pairs]) -> Choice:
     """The layer and strengths with the best worst case.
 
-    A strength is as good as its weakest side: how far p(matching) and the open answers move either way from one half,
-    and how many answers still parse and stay on topic. A layer is as good as its weakest behavior. Open answers are
-    sampled only at the layers where the choices move most.
+    A layer is as good as its weakest behavior: how far p(matching) moves from one half on both sides, at the best
+    strength. A strength is as good as its weakest side, over choices and sampled open answers, the share that still
+    parses and stays on topic included; the smallest strength that is nearly the best is taken.
 
     Args:
         model: The embedded model.
@@ -43,14 +44,9 @@ def choose(model: Any, vectors: Mapping[str, SteeringVector], pairs: Mapping[str
         layer: {name: {s: _margin_of_letters(grid, layer, s) for s in STRENGTHS} for name, grid in grids.items()}
         for layer in next(iter(grids.values())).layers
     }
-    order = sorted(letters, key=lambda layer: min(max(by.values()) for by in letters[layer].values()), reverse=True)
-    best: tuple[float, int, dict[str, float]] = (-2.0, order[0], {})
-    for layer in order[:LAYERS_TRIED]:
-        chosen = {name: _best_strength(model, name, vectors[name], layer, letters[layer][name]) for name in vectors}
-        worst = min(margin for margin, _ in chosen.values())
-        if worst > best[0]:
-            best = (worst, layer, {name: strength for name, (_, strength) in chosen.items()})
-    return Choice(best[1], best[2], grids)
+    layer = max(letters, key=lambda layer: min(max(by.values()) for by in letters[layer].values()))
+    strengths = {name: _best_strength(model, name, vectors[name], layer, letters[layer][name]) for name in vectors}
+    return Choice(layer, strengths, grids)
 
 
 def _margin(low: float, high: float) -> float:
@@ -63,17 +59,15 @@ def _margin_of_letters(grid: Sweep, layer: int, strength: float) -> float:
     return _margin(low, high)
 
 
-def _best_strength(
-    model: Any, name: str, vector: SteeringVector, layer: int, letters: Mapping[float, float]
-) -> tuple[float, float]:
-    best = (-2.0, STRENGTHS[0])
+def _best_strength(model: Any, name: str, vector: SteeringVector, layer: int, letters: Mapping[float, float]) -> float:
+    """Strengths whose choices alone fall short of the best are not tried on open answers."""
+    worst: dict[float, float] = {}
     for strength, margin in letters.items():
-        if margin <= best[0]:
+        if margin < max(letters.values()) - 2 * NEARLY:
             continue
         low, high = (
             score_open(model, name, vector=vector, layer=layer, coef=c, split="train", count=QUESTIONS)
             for c in (-strength, strength)
         )
-        worst = min(margin, _margin(low.positive, high.positive), low.on_topic, high.on_topic)
-        best = max(best, (worst, strength))
-    return best
+        worst[strength] = min(margin, _margin(low.positive, high.positive), low.on_topic, high.on_topic)
+    return min(strength for strength, value in worst.items() if value >= max(worst.values()) - NEARLY)

@@ -23,7 +23,7 @@ POLES = {
 LEAD = (
     "A small chat model that speaks a grammar of its own was asked the same questions in opposite ways. Its hidden "
     "states hold a direction for each behavior; added while the model answers, the direction changes what it says. It "
-    "shows the tool, not the results of any paper."
+    "shows the tool, not the results of any paper: that these directions steer was trained in (docs/demo_model.md)."
 )
 
 

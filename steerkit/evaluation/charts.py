@@ -56,7 +56,8 @@ def plot_sweep(grid: Sweep) -> Any:
     _add_effect(figure, grid)
     best = grid.best
     title = f"Layer {best.layer} moves most: {best.effect:+.2f} ± {best.stderr:.2f}"
-    note = f"unsteered {grid.unsteered.p_matching:.2f}, {len(grid.ids)} items; {best}"
+    rivals = f"not told apart from layers {', '.join(map(str, best.rivals))}" if best.rivals else "ahead of all others"
+    note = f"{rivals}; unsteered {grid.unsteered.p_matching:.2f}, {len(grid.ids)} items"
     style(figure, title=title, note=note)
     figure.update_layout(legend={"orientation": "h", "y": -0.22, "x": 0.55})
     return figure

@@ -274,7 +274,8 @@ class Steer:
                 done: list[Cell] = [receipt.tokens, receipt.change_norm, receipt.relative] if ran else [None] * 3
                 rows.append([order[edit], repr(edit.operation), point.layer, point.site, coef, raw, where, *done])
         state = "acting" if self.active else "idle"
-        return COLUMNS, rows, f"Steer of {self._model.info.name}: {len(order)} edit{'' if len(order) == 1 else 's'}, {state}"
+        edits = "1 edit" if len(order) == 1 else f"{len(order)} edits"
+        return COLUMNS, rows, f"Steer of {self._model.info.name}: {edits}, {state}"
 
 
 def _check_model(model: object) -> None:
