@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from steerkit.diagnostics.projection import Projection, projection
-from steerkit.diagnostics.separation import Separation, separation
+from steerkit.diagnostics.projections import Projection, projection
+from steerkit.diagnostics.separability import Separation, separation
 from steerkit.diagnostics.similarity import Similarity, layer_similarity, vector_similarity
 from steerkit.diagnostics.spectrum import PrincipalComponents, principal_components
 from steerkit.diagnostics.tokens import TokenProjection, token_projection

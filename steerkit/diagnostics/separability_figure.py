@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from steerkit.diagnostics import figures
 
 if TYPE_CHECKING:
-    from steerkit.diagnostics.separation import Separation
+    from steerkit.diagnostics.separability import Separation
 
 
 def draw(result: Separation) -> Any:

@@ -98,7 +98,7 @@ class Separation:
 
     def plot(self) -> Any:
         """AUROC with its null band and probe accuracy (left axis), and d' (right axis), by layer."""
-        from steerkit.diagnostics.separation_figure import draw
+        from steerkit.diagnostics.separability_figure import draw
 
         return draw(self)
 
