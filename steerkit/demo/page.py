@@ -8,11 +8,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from steerkit import __version__
+from steerkit.demo import acceptance
 from steerkit.demo.run import COEFS, Behavior, DemoRun
 from steerkit.diagnostics import principal_components, vector_similarity
 from steerkit.diagnostics.figures import POSITIVE, style
 from steerkit.report import Report
-from steerkit.tables import Cell, html_table
+from steerkit.tables import Cell
 
 EXAMPLES = 8
 POLES = {
@@ -25,16 +26,6 @@ LEAD = (
     "states hold a direction for each behavior; added while the model answers, the direction changes what it says. It "
     "shows the tool, not the results of any paper: that these directions steer was trained in (docs/demo_model.md)."
 )
-
-
-class Table:
-    """Rows that show themselves on the page."""
-
-    def __init__(self, columns: list[str], rows: list[list[Cell]], title: str = "") -> None:
-        self.columns, self.rows, self.title = columns, rows, title
-
-    def _repr_html_(self) -> str:
-        return html_table(self.columns, self.rows, title=self.title)
 
 
 class Answers:
@@ -70,7 +61,7 @@ def write_report(run: DemoRun) -> None:
     page.section("Principal components", _PCA, {n: [_components(b)] for n, b in run.behaviors.items()})
     page.section("Sweep", _SWEEP, {n: [b.grid.plot()] for n, b in run.behaviors.items()})
     page.section("Random vectors", _RANDOM, _random_figure(run))
-    page.section("Cross-effects", _CROSS, _cross_table(run), _similarity(run))
+    page.section("Cross-effects", _CROSS, acceptance.crosses(run), _similarity(run))
     page.section("Answers", _ANSWERS, {name: [Answers(run, name)] for name in run.behaviors})
     page.section("Provenance", _provenance(run))
     page.save(run.report)
@@ -104,31 +95,7 @@ def _summary(run: DemoRun) -> list[Any]:
         " Every figure below is from held-out topics. 'On topic' is the share of steered answers that are still "
         "sentences of the grammar about what was asked."
     )
-    return [words, run, _letters(run)]
-
-
-def _letters(run: DemoRun) -> Table:
-    rows: list[list[Cell]] = []
-    for name in run.behaviors:
-        coef = run.chosen.coefs[name]
-        for c in (-coef, 0.0, coef):
-            scores = _scores(run, name, c)
-            figures = (
-                scores.p_matching,
-                scores.stderr,
-                scores.a_items.p_matching,
-                scores.b_items.p_matching,
-                scores.mass,
-            )
-            rows.append([name, f"{c:+g}" if c else "unsteered", *(round(figure, 3) for figure in figures)])
-    columns = ["behavior", "coef", "p(matching)", "±", "A-items", "B-items", "mass p(A)+p(B)"]
-    return Table(columns, rows, "Choices by letter: were A-items and B-items far apart, the letter would count")
-
-
-def _scores(run: DemoRun, name: str, coef: float) -> Any:
-    if coef == 0:
-        return run.behaviors[name].grid.unsteered
-    return run.cross(name, name).scores[0 if coef < 0 else 1]
+    return [words, run, acceptance.letters(run)]
 
 
 def _data(run: DemoRun) -> list[Any]:
@@ -142,8 +109,9 @@ def _data(run: DemoRun) -> list[Any]:
     question = content if isinstance(content, str) else content[-1]["content"]
     return [
         "Multiple-choice pairs in the form of the CAA data: one question, two options, and which of them matches.",
-        Table(columns, rows), Example(question, first.positive.answer.strip(), first.negative.answer.strip()),
-    ]  # fmt: skip
+        acceptance.Table(columns, rows),
+        Example(question, first.positive.answer.strip(), first.negative.answer.strip()),
+    ]
 
 
 class Example:
@@ -176,23 +144,11 @@ def _random_figure(run: DemoRun) -> go.Figure:
     return figure
 
 
-def _cross_table(run: DemoRun) -> Table:
-    rows: list[list[Cell]] = []
-    for vector in run.behaviors:
-        for measured in run.behaviors:
-            cross = run.cross(vector, measured)
-            low, high = cross.answers
-            figures = (cross.span, high.positive - low.positive, min(low.on_topic, high.on_topic))
-            rows.append([vector, measured, *(round(figure, 2) for figure in figures)])
-    columns = ["vector of", "measured on", "choices move by", "open answers move by", "on topic"]
-    return Table(columns, rows)
-
-
 def _similarity(run: DemoRun) -> go.Figure:
     return vector_similarity({n: b.vector for n, b in run.behaviors.items()}, layer=run.chosen.layer).plot()
 
 
-def _provenance(run: DemoRun) -> Table:
+def _provenance(run: DemoRun) -> acceptance.Table:
     info = run.model.info.as_dict()
     rows: list[list[Cell]] = [["steerkit", __version__], *([key, info[key]] for key in info if info[key])]
     rows += [[f"data: {name}", one.test.fingerprint] for name, one in run.behaviors.items()]
@@ -200,4 +156,4 @@ def _provenance(run: DemoRun) -> Table:
     rows.append(["sweep", f"{one.grid.path}: {one.grid.reason}"])
     rows.append(["coefficients swept", ", ".join(f"{c:g}" for c in COEFS)])
     rows.append(["seconds for all of it", round(run.seconds, 1)])
-    return Table(["what", ""], rows)
+    return acceptance.Table(["what", ""], rows)

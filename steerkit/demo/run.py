@@ -121,7 +121,7 @@ class DemoRun:
         })  # fmt: skip
 
 
-def run_demo(folder: str | Path = "steerkit-demo", *, progress: bool = True) -> DemoRun:
+def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo", progress: bool = True) -> DemoRun:
     """Run everything on the embedded model and write a report.
 
     One layer for all behaviors and a strength for each are chosen on training topics, from pairs that the vectors were
@@ -129,13 +129,14 @@ def run_demo(folder: str | Path = "steerkit-demo", *, progress: bool = True) -> 
 
     Args:
         folder: Where stores, vectors, `results.json` and `report.html` go; those of an earlier run are replaced.
+        source: Another training of the model, by its folder.
         progress: Say what is being done on standard error.
     """
     from steerkit.demo.page import write_report
 
     started, folder = time.perf_counter(), Path(folder)
     say = _narrator(progress)
-    model = load("demo")
+    model = load(source, dtype="float32")
     say(f"1/5 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
     found = {name: _extract(model, name, folder) for name in BEHAVIORS}
     say("2/5 choosing a layer and strengths on training topics")
