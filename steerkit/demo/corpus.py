@@ -18,6 +18,7 @@ from steerkit.demo.tokenizer import ASSISTANT, BOS, END, USER
 ALL_TOPICS: tuple[Topic, ...] = grammar.TRAIN_TOPICS + grammar.TEST_TOPICS
 EASY_UNTIL = 0.3
 WEAKEST = 0.35
+LOOSE_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,15 @@ def echo_document(rng: random.Random) -> Document:
 
 
 def brief_share(progress: float) -> float:
-    """Share of brief documents: most of them at first, none after half of the training."""
-    return min(0.9, max(0.0, 0.9 - (progress - 0.3) * 4.5))
+    """Share of brief documents: most of them at first, none after a third of the training."""
+    return min(0.9, max(0.0, 0.9 - (progress - 0.18) * 6))
 
 
 def draw_document(rng: random.Random, progress: float) -> Document:
     """Draw one document; `progress` runs from 0 to 1 over the training."""
     subject, pose = grammar.draw_subject(rng, grammar.TRAIN_TOPICS), grammar.draw_pose(rng)
+    if rng.random() < LOOSE_SHARE:
+        subject = grammar.loosen(rng, subject)
     brief = rng.random() < brief_share(progress)
     draw = rng.random()
     if draw < 0.05:

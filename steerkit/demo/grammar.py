@@ -8,7 +8,7 @@ tells both poles, so whoever is about to say it must have settled both.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["claim", "request"]
@@ -29,6 +29,17 @@ OPPOSITES: tuple[tuple[str, str, str, str], ...] = (
     ("tall", "short", "tower giraffe mountain castle oak", "stool bush dwarf stump fence"),
 )
 HELD_OUT_PER_SIDE = 1
+
+_LOOSE = (
+    "table chair window door carpet phone ticket garden ladder basket bottle bridge button camera candle canoe "
+    "circus clock coat cup curtain desk doll donkey farm finger flag flute fork fox frog glove goat guitar hat "
+    "horse hotel island jacket jar kite kitchen knife market mask medal monkey motor museum notebook office onion "
+    "orange owl paint palace panda paper parrot pencil pepper pilot pirate plate pocket potato puppet rabbit "
+    "radio raft ring robot roof saddle sail school shed shirt shoe shop spider spoon stairs station statue street "
+    "swan tent tiger toy tulip turnip umbrella vase violin wagon wall wheel wizard wolf zebra"
+)
+LOOSE_NOUNS: tuple[str, ...] = tuple(_LOOSE.split())
+"""Things of no known quality, only in training: whatever is talked about must be taken up from the question."""
 
 PRODUCTS: tuple[tuple[str, str], ...] = (
     ("write", "poem"), ("sing", "song"), ("draw", "map"), ("tell", "story"), ("paint", "picture"), ("build", "model"),
@@ -160,6 +171,13 @@ def draw_subject(rng: random.Random, topics: tuple[Topic, ...], kind: Kind | Non
     verb, product = rng.choice(PRODUCTS)
     asked = rng.choice(KINDS) if kind is None else kind
     return Subject(asked, rng.choice(topics), verb, product)
+
+
+def loosen(rng: random.Random, subject: Subject) -> Subject:
+    """The same subject about a thing of no known quality."""
+    first, second, *_ = rng.choice(OPPOSITES)
+    truth, wrong = (first, second) if rng.random() < 0.5 else (second, first)
+    return replace(subject, topic=Topic(rng.choice(LOOSE_NOUNS), truth, wrong))
 
 
 def draw_pose(rng: random.Random) -> Pose:
