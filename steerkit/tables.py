@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 Cell = str | int | float | bool | None
@@ -24,7 +26,7 @@ def format_cell(value: Cell) -> str:
     return str(value)
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "", most: int = 40) -> str:
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "", most: int = 200) -> str:
     """A table in plain text: numbers to the right, words to the left.
 
     Args:
@@ -65,3 +67,46 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title:
     caption = f"<caption>{escape(title)}</caption>" if title else ""
     more = f"<tfoot><tr><td>... and {len(rows) - most} more rows</td></tr></tfoot>" if len(rows) > most else ""
     return f'<table class="steerkit">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>{more}</table>'
+
+
+class Tabular(ABC):
+    """What prints itself as a table, in text and in Jupyter."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """What is shown of it."""
+
+    def __repr__(self) -> str:
+        return repr(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+@dataclass(frozen=True, repr=False)
+class Table(Tabular):
+    """Columns and rows, with a title above and a note below.
+
+    Example:
+        >>> Table(["layer", "norm"], [[0, 1.5]], note="one layer")
+        layer  norm
+            0   1.5
+        one layer
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+    note: str = ""
+
+    def table(self) -> Table:
+        """Itself."""
+        return self
+
+    def __repr__(self) -> str:
+        text = text_table(self.columns, self.rows, title=self.title)
+        return f"{text}\n{self.note}" if self.note else text
+
+    def _repr_html_(self) -> str:
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        return html_table(self.columns, self.rows, title=self.title) + note

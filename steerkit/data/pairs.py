@@ -15,7 +15,7 @@ from typing import Any, overload
 from steerkit.data.chat import Prompt
 from steerkit.data.encoding import encode
 from steerkit.errors import DataError
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 _LETTER = re.compile(r"\s*\(?([A-Z])\)?\.?\s*")
 TOO_LONG = "longer than the context"
@@ -83,7 +83,7 @@ class ContrastPair:
 
 
 @dataclass(frozen=True, repr=False)
-class Pairs(Sequence[ContrastPair]):
+class Pairs(Tabular, Sequence[ContrastPair]):
     """Contrast pairs with where they come from and what was left out.
 
     A slice is `Pairs` again. In Jupyter and in print it is a table.
@@ -223,7 +223,8 @@ class Pairs(Sequence[ContrastPair]):
                                 '; shorten it, or leave long pairs out with on_long="skip"')  # fmt: skip
         return replace(self, items=tuple(kept), skipped=_more(self.skipped, TOO_LONG, len(self) - len(kept)))
 
-    def _table(self) -> tuple[str, list[str], list[list[Cell]]]:
+    def table(self) -> Table:
+        """What is shown of it."""
         rows: list[list[Cell]] = []
         for name in ("positive", "negative"):
             sides: list[Side] = [getattr(pair, name) for pair in self]
@@ -235,7 +236,7 @@ class Pairs(Sequence[ContrastPair]):
         template = f", template {self.template}" if self.template else ""
         title = f"{self.name}: {len(self)} pairs from {self.source} (format {self.format}{template})"
         columns = ["side", "A", "B", "beyond A/B", "no letter", "mean prompt characters", "mean answer characters"]
-        return title + _counted(self.skipped), columns, rows
+        return Table(columns, rows, title + _counted(self.skipped), note=self._example())
 
     def _example(self) -> str:
         positive, negative = self.items[0].positive, self.items[0].negative
@@ -245,16 +246,6 @@ class Pairs(Sequence[ContrastPair]):
         if positive.answer or negative.answer:
             shown.append(f"-> {_short(positive.answer)} or {_short(negative.answer)}")
         return "example: " + " ".join(shown)
-
-    def __repr__(self) -> str:
-        title, columns, rows = self._table()
-        return f"{text_table(columns, rows, title=title)}\n{self._example()}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        title, columns, rows = self._table()
-        return html_table(columns, rows, title=title) + f"<p>{escape(self._example())}</p>"
 
 
 def prompt_text(prompt: Prompt) -> str:

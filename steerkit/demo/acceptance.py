@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from steerkit.demo.run import DemoRun
-from steerkit.tables import Cell, html_table, text_table
-
-
-class Table:
-    """Rows that print themselves and show themselves on a page."""
-
-    def __init__(self, columns: Sequence[str], rows: list[list[Cell]], title: str = "") -> None:
-        self.columns, self.rows, self.title = columns, rows, title
-
-    def __repr__(self) -> str:
-        return text_table(self.columns, self.rows, title=self.title)
-
-    def _repr_html_(self) -> str:
-        return html_table(self.columns, self.rows, title=self.title)
+from steerkit.tables import Cell, Table
 
 
 def letters(run: DemoRun) -> Table:

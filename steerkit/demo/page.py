@@ -13,7 +13,7 @@ from steerkit.demo.run import COEFS, Behavior, DemoRun
 from steerkit.diagnostics import principal_components, vector_similarity
 from steerkit.diagnostics.figures import POSITIVE, style
 from steerkit.report import Report
-from steerkit.tables import Cell
+from steerkit.tables import Cell, Table
 
 EXAMPLES = 8
 POLES = {
@@ -109,7 +109,7 @@ def _data(run: DemoRun) -> list[Any]:
     question = content if isinstance(content, str) else content[-1]["content"]
     return [
         "Multiple-choice pairs in the form of the CAA data: one question, two options, and which of them matches.",
-        acceptance.Table(columns, rows),
+        Table(columns, rows),
         Example(question, first.positive.answer.strip(), first.negative.answer.strip()),
     ]
 
@@ -148,7 +148,7 @@ def _similarity(run: DemoRun) -> go.Figure:
     return vector_similarity({n: b.vector for n, b in run.behaviors.items()}, layer=run.chosen.layer).plot()
 
 
-def _provenance(run: DemoRun) -> acceptance.Table:
+def _provenance(run: DemoRun) -> Table:
     info = run.model.info.as_dict()
     rows: list[list[Cell]] = [["steerkit", __version__], *([key, info[key]] for key in info if info[key])]
     rows += [[f"data: {name}", one.test.fingerprint] for name, one in run.behaviors.items()]
@@ -156,4 +156,4 @@ def _provenance(run: DemoRun) -> acceptance.Table:
     rows.append(["sweep", f"{one.grid.path}: {one.grid.reason}"])
     rows.append(["coefficients swept", ", ".join(f"{c:g}" for c in COEFS)])
     rows.append(["seconds for all of it", round(run.seconds, 1)])
-    return acceptance.Table(["what", ""], rows)
+    return Table(["what", ""], rows)

@@ -22,7 +22,7 @@ from steerkit.evaluation import ChoiceScores, Sweep, sweep
 from steerkit.extraction import extract
 from steerkit.recording import record
 from steerkit.store import ActivationStore
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import SteeringVector
 
 COEFS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
@@ -64,7 +64,7 @@ class Cross:
 
 
 @dataclass(frozen=True, repr=False)
-class DemoRun:
+class DemoRun(Tabular):
     """All that `steerkit demo` measured, and where its files are."""
 
     folder: Path
@@ -101,12 +101,10 @@ class DemoRun:
     COLUMNS = ("behavior", "coef", "choices at -coef", "unsteered", "at +coef", "answers at -coef", "unsteered",
                "at +coef", "on topic", "separates from layer")  # fmt: skip
 
-    def __repr__(self) -> str:
+    def table(self) -> Table:
+        """What is shown of it."""
         title = f"Held-out topics, layer {self.chosen.layer}; share of choices and of open answers that match"
-        return f"{text_table(self.COLUMNS, self.rows(), title=title)}\n\nreport: {self.report}"
-
-    def _repr_html_(self) -> str:
-        return html_table(self.COLUMNS, self.rows())
+        return Table(self.COLUMNS, self.rows(), title, note=f"report: {self.report}")
 
     def to_json(self) -> str:
         """The table, the choice and the cross-effects."""

@@ -17,7 +17,7 @@ from steerkit.demo.run import DemoRun, run_demo
 def show(run: DemoRun) -> str:
     """All tables of one run."""
     tables = (acceptance.letters, acceptance.crosses, acceptance.randoms, acceptance.layers)
-    summary = repr(run).rsplit("\n\n", 1)[0]
+    summary = repr(run).rsplit("\n", 1)[0]
     return "\n\n".join([summary, *(repr(table(run)) for table in tables)])
 
 

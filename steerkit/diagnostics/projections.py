@@ -14,12 +14,12 @@ from steerkit.diagnostics.shared import common_layers
 from steerkit.diagnostics.statistics import cosines
 from steerkit.errors import InputError
 from steerkit.store import ActivationStore
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import SteeringVector
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Projection:
+class Projection(Tabular):
     """The cosine of every activation with the vector.
 
     Args:
@@ -106,22 +106,16 @@ class Projection:
             raise InputError(f"layer {layer!r} was not measured; choose one of {list(self.layers)}")
         return self.layers.index(layer)
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         rows: list[list[Cell]] = []
         for i, layer in enumerate(self.layers):
             worst = int(self.margin[i].argmin())
             means: list[Cell] = [float(side[i].mean()) for side in (self.positive, self.negative)]
             rows.append([layer, *means, float(self.in_order[i]), self.ids[worst], float(self.margin[i, worst])])
         columns = ["layer", "positive", "negative", "in order", "worst pair", "its margin"]
-        return columns, rows, f"Projection of {len(self.ids)} pairs: mean cosine of each side with the vector"
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title, most=200)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
+        title = f"Projection of {len(self.ids)} pairs: mean cosine of each side with the vector"
+        return Table(columns, rows, title)
 
 
 def projection(store: ActivationStore, vector: SteeringVector) -> Projection:

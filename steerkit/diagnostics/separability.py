@@ -15,14 +15,14 @@ from steerkit.diagnostics.statistics import auroc, cosines, d_prime, probe_accur
 from steerkit.errors import InputError
 from steerkit.extraction.pca import leading_direction
 from steerkit.store import ActivationStore
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import SteeringVector
 
 COLUMNS = ("auroc", "null_low", "null_high", "p_value", "d_prime", "probe_accuracy", "silhouette", "first_component")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Separation:
+class Separation(Tabular):
     """One number per layer for each statistic; see `separation` for what they are.
 
     Args:
@@ -102,14 +102,15 @@ class Separation:
 
         return draw(self)
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         columns = ["layer", "AUROC", "null 5-95%", "p", "d'", "probe", "silhouette", "1st comp."]
         rows: list[list[Cell]] = []
         for i, layer in enumerate(self.layers):
             band = f"{float(self.null_low[i]):.3f}-{float(self.null_high[i]):.3f}"
             rest: list[Cell] = [_rounded(getattr(self, name)[i]) for name in COLUMNS[3:]]
             rows.append([layer, _rounded(self.auroc[i]), band, *rest])
-        return columns, rows, f"Separation of {self.pairs} pairs: {self.summary}"
+        return Table(columns, rows, f"Separation of {self.pairs} pairs: {self.summary}")
 
     @property
     def summary(self) -> str:
@@ -117,14 +118,6 @@ class Separation:
         at = f"best at layer {self.best} (AUROC {float(self.auroc[self.layers.index(self.best)]):.3f})"
         start = "nothing above chance at the last layer" if self.emerges is None else f"emerges at layer {self.emerges}"
         return f"{start}, {at}"
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title, most=200)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
 
 
 def separation(store: ActivationStore, vector: SteeringVector, *, permutations: int = 200, seed: int = 0) -> Separation:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from steerkit.diagnostics import figures
 from steerkit.errors import InputError, VectorError
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import SteeringVector
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Similarity:
+class Similarity(Tabular):
     """A table of cosines.
 
     Args:
@@ -71,17 +71,11 @@ class Similarity:
             figure.update_xaxes(title_text="layer", tickangle=0, **ticks)
         return figure
 
-    def _table(self) -> tuple[list[str], list[list[Cell]]]:
+    def table(self) -> Table:
+        """What is shown of it."""
         numbers = [[round(value, 3) for value in row] for row in self.values.tolist()]
-        return ["", *self.columns], [[name, *row] for name, row in zip(self.rows, numbers, strict=True)]
-
-    def __repr__(self) -> str:
-        columns, rows = self._table()
-        return text_table(columns, rows, title=self.title)
-
-    def _repr_html_(self) -> str:
-        columns, rows = self._table()
-        return html_table(columns, rows, title=self.title)
+        rows: list[list[Cell]] = [[name, *row] for name, row in zip(self.rows, numbers, strict=True)]
+        return Table(["", *self.columns], rows, self.title)
 
 
 def layer_similarity(vector: SteeringVector, other: SteeringVector | None = None) -> Similarity:

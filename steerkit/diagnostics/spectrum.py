@@ -13,13 +13,13 @@ from torch import Tensor
 from steerkit.diagnostics import figures
 from steerkit.errors import InputError
 from steerkit.store import ActivationStore, Paired
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 SYMBOLS = ("circle", "x-thin-open", "diamond-open", "square-open", "triangle-up-open", "cross-thin-open")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PrincipalComponents:
+class PrincipalComponents(Tabular):
     """Coordinates of every activation along the principal components.
 
     Args:
@@ -115,22 +115,16 @@ class PrincipalComponents:
                 )
         return traces
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         count = self.explained.shape[-1]
         rows: list[list[Cell]] = []
         for i, layer in enumerate(self.layers):
             apart = (self.positive[i, :, 0].mean() - self.negative[i, :, 0].mean()) / _spread(self, i)
             rows.append([layer, *(round(float(share), 3) for share in self.explained[i]), round(float(apart), 3)])
         columns = ["layer", *(f"component {k + 1}" for k in range(count)), "sides apart on 1 (std. dev.)"]
-        return columns, rows, f"Share of the variance of {2 * len(self.ids)} activations along each component"
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title, most=200)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
+        title = f"Share of the variance of {2 * len(self.ids)} activations along each component"
+        return Table(columns, rows, title)
 
 
 def principal_components(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from steerkit.evaluation.conventions import letter_mask, signed
 from steerkit.evaluation.intervals import resampled_means, standard_error
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Effect:
+class Effect(Tabular):
     """How far p(matching) moves between two coefficients, by layer.
 
     Args:
@@ -45,20 +45,13 @@ class Effect:
         numbers = {name: getattr(self, name).tolist() for name in ("mean", "stderr", "wrong", "a_items", "b_items")}
         return {"layers": list(self.layers), "ends": list(self.ends), **numbers}
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         names = ("mean", "stderr", "wrong", "a_items", "b_items")
         numbers = [[round(one, 4) for one in getattr(self, name).tolist()] for name in names]
         rows: list[list[Cell]] = [list(row) for row in zip(self.layers, *numbers, strict=True)]
         title = f"p(matching) at {signed(self.ends[1])} less that at {signed(self.ends[0])}"
-        return ["layer", "effect", "±", "wrong way", "A-items", "B-items"], rows, title
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title, most=100)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
+        return Table(["layer", "effect", "±", "wrong way", "A-items", "B-items"], rows, title)
 
 
 def effect_of(

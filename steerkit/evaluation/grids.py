@@ -18,7 +18,7 @@ from steerkit.evaluation.effects import BestLayer, Effect, best_layer, effect_of
 from steerkit.evaluation.intervals import standard_error
 from steerkit.evaluation.questions import Question
 from steerkit.evaluation.scores import ChoiceScores
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,7 +28,7 @@ LETTER_BIAS = 0.2
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Sweep:
+class Sweep(Tabular):
     """p(matching) at every layer and coefficient.
 
     Args:
@@ -167,7 +167,8 @@ class Sweep:
                          f"at {signed(self.coefs[int(at)])}")  # fmt: skip
         return "; ".join(notes)
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         low, high = self.effect.ends
         columns = [
             "layer",
@@ -183,17 +184,7 @@ class Sweep:
             rows.append([layer, *cells, *change, self._warnings(row)])
         base = self.unsteered
         title = f"p(matching) of {len(self.ids)} items; unsteered {base.p_matching:.3f} ± {base.stderr:.3f}"
-        return columns, rows, f"{title}; {self.path}: {self.reason}"
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return f"{text_table(columns, rows, title=title, most=100)}\n{self.best}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title) + f"<p>{escape(str(self.best))}</p>"
+        return Table(columns, rows, f"{title}; {self.path}: {self.reason}", note=str(self.best))
 
     def to_frame(self) -> DataFrame:
         """One row a cell."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.errors import DataError
-from steerkit.tables import html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 
 def standard_error(values: Float[Tensor, "*rest item"]) -> Float[Tensor, "*rest"]:
@@ -79,7 +79,7 @@ def bootstrap_interval(
 
 
 @dataclass(frozen=True, repr=False)
-class Difference:
+class Difference(Tabular):
     """How much two conditions differ on the same items.
 
     Args:
@@ -96,17 +96,11 @@ class Difference:
     wrong: float
     count: int
 
-    def _row(self) -> tuple[list[str], list[list[str | int | float | bool | None]]]:
+    def table(self) -> Table:
+        """What is shown of it."""
         low, high = self.interval
-        return ["difference", "±", "95 % from", "to", "wrong way", "items"], [
-            [self.mean, self.stderr, low, high, self.wrong, self.count]
-        ]
-
-    def __repr__(self) -> str:
-        return text_table(*self._row())
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._row())
+        rows: list[list[Cell]] = [[self.mean, self.stderr, low, high, self.wrong, self.count]]
+        return Table(["difference", "±", "95 % from", "to", "wrong way", "items"], rows)
 
 
 def paired_difference(after: Float[Tensor, " item"], before: Float[Tensor, " same"], *, seed: int = 0) -> Difference:

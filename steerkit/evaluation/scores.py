@@ -15,7 +15,7 @@ from steerkit.errors import DataError
 from steerkit.evaluation.conventions import GROUPS, Convention, check_convention, check_given, finite, letter_mask
 from steerkit.evaluation.intervals import Difference, bootstrap_interval, paired_difference, standard_error
 from steerkit.evaluation.questions import Scoring
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,7 +67,7 @@ class Figures:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ChoiceScores:
+class ChoiceScores(Tabular):
     r"""How often a model takes the answers that match a behaviour.
 
     For each item $p = p_+ / (p_+ + p_-)$, where both are probabilities of an answer over the whole vocabulary.
@@ -225,7 +225,8 @@ class ChoiceScores:
             raise DataError(f"{len(self)} and {len(other)} items that are not the same; score the same pairs twice")
         return paired_difference(self.items.p_matching, other.items.p_matching)
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         low, high = self.interval
         head: list[Cell] = [self.p_matching, self.stderr, low, high, self.mass, self.least_mass, self.accuracy]
         rows: list[list[Cell]] = [["all", len(self), *head]]
@@ -238,15 +239,7 @@ class ChoiceScores:
         if self.beyond:
             how = "counted as 0, as CAA does" if self.convention == "caa" else "scored with their own letter"
             title += f"; {self.beyond} beyond A and B, {how}"
-        return COLUMNS, rows, title
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
+        return Table(COLUMNS, rows, title)
 
     def to_frame(self) -> DataFrame:
         """One row an item."""

@@ -22,13 +22,13 @@ from steerkit.steering.operations import Ablate, Add, Clamp, Operation, Preserve
 from steerkit.steering.placement import Placed, describe_coef, place, place_rows
 from steerkit.steering.preview import Preview, mark
 from steerkit.steering.receipts import Receipt
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import SteeringVector
 
 COLUMNS = ("edit", "operation", "layer", "site", "coef", "raw", "positions", "tokens", "change", "relative")
 
 
-class Steer:
+class Steer(Tabular):
     """A list of edits of one model.
 
     Idle, it changes nothing. It acts inside `with`, and inside its own `generate` and `forward`; an edit added inside
@@ -203,14 +203,6 @@ class Steer:
         if kind is None:
             self._warn()
 
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
-
     def _extend(self, placed: Sequence[Placed]) -> Steer:
         actions = [Action(one) for one in placed]
         if self._stack is not None:
@@ -261,7 +253,8 @@ class Steer:
                               f"{edit.positions!r}. They may lie beyond the texts; steer.preview(prompts) shows what "
                               "is selected", NoEffectWarning, stacklevel=3)  # fmt: skip
 
-    def _table(self) -> tuple[Sequence[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         rows: list[list[Cell]] = []
         order = {edit: i for i, edit in enumerate(self.edits)}
         for action in self._actions:
@@ -275,7 +268,7 @@ class Steer:
                 rows.append([order[edit], repr(edit.operation), point.layer, point.site, coef, raw, where, *done])
         state = "acting" if self.active else "idle"
         edits = "1 edit" if len(order) == 1 else f"{len(order)} edits"
-        return COLUMNS, rows, f"Steer of {self._model.info.name}: {edits}, {state}"
+        return Table(COLUMNS, rows, f"Steer of {self._model.info.name}: {edits}, {state}")
 
 
 def _check_model(model: object) -> None:

@@ -19,10 +19,10 @@ from steerkit.store.manifest import list_differences, model_differences, read_ma
 from steerkit.store.paired import Paired
 from steerkit.store.shards import DTYPES, DiskShards, MemoryShards, Shards, human_size
 from steerkit.store.splits import hold_out
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 
 
-class ActivationStore:
+class ActivationStore(Tabular):
     """Activations of contrast pairs, on disk or in memory; `store[13]` is one layer of them.
 
     `record` makes one, `ActivationStore.open` reads one from disk, `from_layers` makes one by hand. What `split` and
@@ -251,7 +251,8 @@ class ActivationStore:
         """Bytes of the rows shown, as stored."""
         return 2 * len(self) * len(self.layers) * self.hidden_size * DTYPES[self.manifest["dtype"]].itemsize
 
-    def _table(self) -> tuple[str, list[list[Cell]]]:
+    def table(self) -> Table:
+        """What is shown of it."""
         m = self.manifest
         title = f"{len(self)} pairs, {len(self.layers)} layers x {self.hidden_size}"
         rows: list[list[Cell]] = [
@@ -266,15 +267,7 @@ class ActivationStore:
             ["size", f"{human_size(self.nbytes)} in {m['dtype']}"],
             ["where", "memory" if self.path is None else str(self.path)],
         ]
-        return title, rows
-
-    def __repr__(self) -> str:
-        title, rows = self._table()
-        return text_table(["ActivationStore", title], rows)
-
-    def _repr_html_(self) -> str:
-        title, rows = self._table()
-        return html_table(["ActivationStore", title], rows)
+        return Table(["ActivationStore", title], rows)
 
 
 def _ranges(layers: Sequence[int]) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from steerkit.errors import VectorError
 from steerkit.points import Point, Site
-from steerkit.tables import Cell, html_table, text_table
+from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import files, provenance
 from steerkit.vectors.provenance import PER_LAYER, spans
 
 
-class SteeringVector:
+class SteeringVector(Tabular):
     """A concept as one vector per layer, in the units of the residual stream.
 
     Vectors add, subtract and scale layer by layer. A vector has length, a direction has length 1: see `unit`.
@@ -264,22 +264,12 @@ class SteeringVector:
         meta = provenance.shared(self.meta, other.meta, sign=sign)
         return SteeringVector(act(self.values, other.values), layers=self.layers, site=self.site, meta=meta)
 
-    def _table(self) -> tuple[list[str], list[list[Cell]], str]:
+    def table(self) -> Table:
+        """What is shown of it."""
         columns, residual = ["layer", "norm"], self.residual_norms
         rows: list[list[Cell]] = [[at, norm] for at, norm in zip(self.layers, self.norms.tolist(), strict=True)]
         if residual is not None:
             columns.append("norm / residual norm")
             rows = [[*row, share] for row, share in zip(rows, (self.norms / residual).tolist(), strict=True)]
-        return (
-            columns,
-            rows,
-            f"SteeringVector: {provenance.label(self.meta)}, {self.site}, hidden size {self.hidden_size}",
-        )
-
-    def __repr__(self) -> str:
-        columns, rows, title = self._table()
-        return text_table(columns, rows, title=title)
-
-    def _repr_html_(self) -> str:
-        columns, rows, title = self._table()
-        return html_table(columns, rows, title=title)
+        title = f"SteeringVector: {provenance.label(self.meta)}, {self.site}, hidden size {self.hidden_size}"
+        return Table(columns, rows, title)
