@@ -42,7 +42,7 @@ train-demo: $(VENV)/.base
 	$(PYTHON) -m steerkit.demo.training --seed 0 --out demo-model
 
 clean:
-	rm -rf $(VENV) steerkit-demo docs/_build
+	rm -rf $(VENV) .venv-peers steerkit-demo docs/_build docs/notebooks docs/reference/generated
 
 $(PYTHON):
 	$(SYSTEM_PYTHON) -m venv $(VENV)

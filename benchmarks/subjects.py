@@ -16,10 +16,6 @@ from steerkit.vectors import SteeringVector
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import tiny_tokenizer
 
-TEMPLATE_TOKENS = 14
-"""Tokens that the tokenizer's chat template puts around a question."""
-
-
 def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingFaceModel:
     """A random Llama; its size is stated with every figure."""
     config = LlamaConfig(
@@ -31,11 +27,10 @@ def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingF
 
 
 def choices(count: int, *, tokens: int = 120) -> list[ContrastPair]:
-    """A/B pairs whose prompts have just as many tokens (one token a character)."""
+    """A/B pairs whose prompts have just as many tokens: one a character, "(" and the letter apart as with Llama-2."""
     pairs = []
     for i in range(count):
-        text = (f"Question {i}: " + "what is true of it, and why is it so? " * 40)[: tokens - TEMPLATE_TOKENS]
-        prompt = Prompt([{"role": "user", "content": text}])
+        prompt = Prompt((f"Question {i}: " + "what is true of it, and why is it so? " * 40)[:tokens])
         answers = ("(A)", "(B)") if i % 2 else ("(B)", "(A)")
         pairs.append(ContrastPair(Side(prompt, answers[0]), Side(prompt, answers[1]), id=str(i)))
     return pairs

@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
 
 import steerkit as sk
 from benchmarks.subjects import choices, llama, random_vector
 from benchmarks.timing import Ratio, ratio
+from steerkit.backends.huggingface import HuggingFaceModel
 from steerkit.data.encoding import encode
+from steerkit.data.pairs import ContrastPair
+from steerkit.vectors import SteeringVector
 
 COEFS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+LAYERS, TOKENS = 16, 120
+WIDTHS = (64, 256)
+"""A narrow model spends its time between the operations, a wide one inside them: there 80 cells bound the ratio."""
+ITEMS = 8
+
+
+def one_by_one(model: HuggingFaceModel, vector: SteeringVector, items: Sequence[ContrastPair]) -> torch.Tensor:
+    """What CAA's code does: for every item, layer and coefficient a forward pass of its own with all logits."""
+    letters = [model.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]
+    found = []
+    for item in items:
+        row = encode(item.positive.prompt, model.tokenizer, answer="(")
+        for layer in vector.layers:
+            for coef in COEFS:
+                push = _push(coef * vector[layer], first=row.prompt_length - 1)
+                handle = model.hf.model.layers[layer].register_forward_hook(push)
+                with torch.no_grad():
+                    found.append(model.hf(input_ids=torch.tensor([row.ids])).logits[0, -1, letters].softmax(-1))
+                handle.remove()
+    return torch.stack(found)
+
+
+def _push(delta: torch.Tensor, *, first: int) -> Callable[..., torch.Tensor]:
+    """A hook that adds from a token on."""
+
+    def add(_module: Any, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.cat([hidden[:, :first], hidden[:, first:] + delta], dim=1)
+
+    return add
 
 
 def run(*, runs: int = 5) -> Iterator[Ratio]:
-    """16 layers, 120-token prompts, 5 coefficients."""
-    model, items = llama(), choices(8)
+    """16 layers, 120-token prompts, 5 coefficients, all 80 cells."""
+    for width in WIDTHS:
+        model, items = llama(layers=LAYERS, hidden=width), choices(ITEMS, tokens=TOKENS)
+        yield from _of(model, items, runs=runs)
+
+
+def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) -> Iterator[Ratio]:
     vector = random_vector(model)
     prompts = [item.positive.prompt for item in items]
-    assert all(encode(prompt, model.tokenizer).prompt_length == 120 for prompt in prompts)
+    assert all(encode(prompt, model.tokenizer).prompt_length == TOKENS for prompt in prompts)
 
-    def packed() -> None:
-        sk.sweep(model, vector, items, coefs=COEFS, path="packed", progress=False)
+    def packed() -> Any:
+        return sk.sweep(model, vector, items, coefs=COEFS, path="packed", progress=False)
 
-    def naive() -> None:
-        sk.sweep(model, vector, items[:1], coefs=COEFS, path="naive", progress=False)
+    def naive() -> torch.Tensor:
+        return one_by_one(model, vector, items[:1])
 
     def forwards() -> None:
-        for prompt in prompts:
-            model.forward([prompt])
+        with torch.no_grad():
+            for prompt in prompts:
+                model.hf(input_ids=torch.tensor([encode(prompt, model.tokenizer).ids]))
 
-    one = ratio("sweep: naive loop / packed, per item", packed, naive, runs=runs, inverse=True)
-    factor = len(items)
-    scaled = [value * factor for value in (one.value, one.low, one.high)]
+    _agree(packed(), naive(), items[0])
+    size = f"{model.info.num_layers} x {model.info.hidden_size}"
+    one = ratio(f"sweep, {size}: one forward per cell / packed", packed, naive, runs=runs, inverse=True)
+    scaled = [value * len(items) for value in (one.value, one.low, one.high)]
     yield Ratio(one.name, *scaled, ">= 100", scaled[0] >= 100, runs)
-    yield ratio("sweep: packed / one forward per item", packed, forwards, runs=runs, at_most=3)
+    yield ratio(f"sweep, {size}: packed / one forward per item", packed, forwards, runs=runs, at_most=3)
+
+
+def _agree(grid: Any, naive: torch.Tensor, item: ContrastPair) -> None:
+    """Both ways find the same p(matching), so that the same work is compared."""
+    matching = 0 if item.positive.letter == "A" else 1
+    ours = grid.items[..., 0].reshape(-1).float()
+    assert torch.allclose(ours, naive[:, matching], atol=1e-4), (ours - naive[:, matching]).abs().max()
