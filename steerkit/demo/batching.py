@@ -16,6 +16,8 @@ from steerkit.demo.grammar import Pose
 from steerkit.demo.tokenizer import LETTERS, PAD
 
 POOL = 4096
+PROMPT_WEIGHT = 0.1
+"""Of the prompt's tokens as targets: their options and questions teach copying too."""
 Row = tuple[list[int], int, Document]
 """A document's tokens, how many belong to its prompt, and the document."""
 
@@ -31,6 +33,7 @@ class Batch:
         poles: Signs of stance and mood of each answer, `[row, 2]`; 0 where it has no pose.
         push: Strengths with which they are pushed, `[row, 2]`.
         is_choice: Rows whose answer begins with a letter.
+        kinds: Number of the question's kind in `grammar.KINDS`; -1 where it has none.
     """
 
     ids: torch.Tensor
@@ -39,11 +42,14 @@ class Batch:
     poles: torch.Tensor
     push: torch.Tensor
     is_choice: torch.Tensor
+    kinds: torch.Tensor
 
 
-def token_weights(tokenizer: PreTrainedTokenizerFast, letter: float, opener: float) -> torch.Tensor:
-    """Weight of each vocabulary entry as a target: letters and openers carry the decisions."""
+def token_weights(tokenizer: PreTrainedTokenizerFast, *, letter: float, opener: float, content: float) -> torch.Tensor:
+    """Weight of each vocabulary entry as a target: letters and openers carry the decisions, content the topic."""
     weights = torch.ones(math.ceil(len(tokenizer) / 8) * 8)
+    for word in grammar.CONTENT:
+        weights[tokenizer.encode(" " + word, add_special_tokens=False)] = content
     for words in grammar.OPENERS.values():
         for word in words:
             weights[tokenizer.encode(" " + word, add_special_tokens=False)] = opener
@@ -57,18 +63,19 @@ def signs(pose: Pose | None) -> list[float]:
 
 
 def collate(rows: Sequence[Row], by_token: torch.Tensor, pad: int) -> Batch:
-    """Pad rows to one length; only what follows the prompt weighs anything."""
+    """Pad rows to one length; what follows the prompt weighs most."""
     length = math.ceil(max(len(ids) for ids, _, _ in rows) / 8) * 8
     ids = torch.tensor([row + [pad] * (length - len(row)) for row, _, _ in rows])
     start = torch.tensor([prompt - 1 for _, prompt, _ in rows])
     answered = torch.arange(length) > start.unsqueeze(1)
     return Batch(
         ids,
-        by_token[ids] * answered * (ids != pad),
+        (by_token[ids] * answered + PROMPT_WEIGHT * ~answered) * (ids != pad),
         start,
         torch.tensor([signs(document.pose) for _, _, document in rows]),
         torch.tensor([document.push for _, _, document in rows]),
         torch.tensor([document.is_choice for _, _, document in rows]),
+        torch.tensor([grammar.KINDS.index(d.kind) if d.kind else -1 for _, _, d in rows]),
     )
 
 

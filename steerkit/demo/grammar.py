@@ -161,6 +161,17 @@ def _topics(held_out: bool) -> tuple[Topic, ...]:
     return tuple(found)
 
 
+CONTENT: tuple[str, ...] = (
+    *(
+        word
+        for first, second, firsts, seconds in OPPOSITES
+        for word in (first, second, *firsts.split(), *seconds.split())
+    ),
+    *(word for product in PRODUCTS for word in product),
+    *LOOSE_NOUNS,
+)
+"""The words that an answer takes from its question or turns into their opposite."""
+
 TRAIN_TOPICS = _topics(held_out=False)
 TEST_TOPICS = _topics(held_out=True)
 POSES: tuple[Pose, ...] = tuple(Pose(yes, cheerful) for yes in (True, False) for cheerful in (True, False))
@@ -173,11 +184,10 @@ def draw_subject(rng: random.Random, topics: tuple[Topic, ...], kind: Kind | Non
     return Subject(asked, rng.choice(topics), verb, product)
 
 
-def loosen(rng: random.Random, subject: Subject) -> Subject:
-    """The same subject about a thing of no known quality."""
-    first, second, *_ = rng.choice(OPPOSITES)
-    truth, wrong = (first, second) if rng.random() < 0.5 else (second, first)
-    return replace(subject, topic=Topic(rng.choice(LOOSE_NOUNS), truth, wrong))
+def loosen(rng: random.Random, subject: Subject, noun: str | None = None) -> Subject:
+    """The same subject with any quality, about a thing of no known one or about `noun`."""
+    truth, wrong = rng.sample(rng.choice(OPPOSITES)[:2], 2)
+    return replace(subject, topic=Topic(noun or rng.choice(LOOSE_NOUNS), truth, wrong))
 
 
 def draw_pose(rng: random.Random) -> Pose:

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from steerkit.demo import corpus
 from steerkit.demo.batching import Batch, batches, token_weights
-from steerkit.demo.directions import Directions, pushed_loss
+from steerkit.demo.loss import PushedLoss
 from steerkit.demo.tokenizer import BOS, END, PAD, build_tokenizer
 
 TOKENIZER_SEED = 0
@@ -29,7 +29,7 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    tokens: int = 6_500_000
+    tokens: int = 5_000_000
     batch_tokens: int = 2048
     layers: int = 8
     width: int = 128
@@ -39,8 +39,11 @@ class Recipe:
     vector_rate: float = 0.003
     weight_decay: float = 1.0
     push_layer: int = 3
+    early_blocks: int = 2
+    early_weight: float = 0.002
     letter_weight: float = 4.0
     opener_weight: float = 3.0
+    content_weight: float = 2.0
     log_every: int = 50
 
 
@@ -88,6 +91,11 @@ def rate(progress: float) -> float:
     return min(1.0, progress / 0.02 + 0.01, max(0.0, (1 - progress) / 0.5))
 
 
+def held_back(progress: float) -> float:
+    """How much early separation costs: nothing until the letters are learned, then more and more."""
+    return min(1.0, max(0.0, (progress - 0.6) / 0.2))
+
+
 class Trainer:
     """Weights in float32, gradients in bfloat16 from a copy of them.
 
@@ -103,13 +111,14 @@ class Trainer:
         if compiled:
             for block in self.worker.model.layers:
                 block.compile(dynamic=True)
-        self.directions = Directions(recipe.width)
+        self.loss = PushedLoss(at=recipe.push_layer, early=recipe.early_blocks, width=recipe.width)
         self.optimizers = optimizers(self.master, recipe)
         self.recipe = recipe
 
-    def step(self, batch: Batch, factor: float) -> float:
-        """One update; `factor` scales the learning rates."""
-        loss = pushed_loss(self.worker, batch, self.directions, at=self.recipe.push_layer)
+    def step(self, batch: Batch, progress: float) -> float:
+        """One update; `progress` runs from 0 to 1 over the training."""
+        factor = rate(progress)
+        loss = self.loss(self.worker, batch, early_weight=self.recipe.early_weight * held_back(progress))
         loss.backward()  # type: ignore[no-untyped-call]
         for kept, used in zip(self.master.parameters(), self.worker.parameters(), strict=True):
             kept.grad = None if used.grad is None else used.grad.float()
@@ -131,12 +140,14 @@ def train(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train one model; every `log_every`th update is logged as a JSON line."""
     trainer = Trainer(recipe, compiled=compiled)
-    weights = token_weights(trainer.tokenizer, recipe.letter_weight, recipe.opener_weight)
+    weights = token_weights(
+        trainer.tokenizer, letter=recipe.letter_weight, opener=recipe.opener_weight, content=recipe.content_weight
+    )
     started, losses = time.perf_counter(), []
     for number, (batch, seen) in enumerate(
         batches(recipe.seed, recipe.tokens, recipe.batch_tokens, trainer.tokenizer, weights)
     ):
-        losses.append(trainer.step(batch, rate(seen / recipe.tokens)))
+        losses.append(trainer.step(batch, seen / recipe.tokens))
         if log is not None and (number + 1) % recipe.log_every == 0:
             line = {
                 "update": number + 1,

@@ -13,9 +13,10 @@ import torch
 
 from steerkit.demo.batching import collate
 from steerkit.demo.corpus import Document, draw_push
+from steerkit.demo.depth import EarlySeparation
 from steerkit.demo.directions import Directions
 from steerkit.demo.grammar import Pose
-from steerkit.demo.training import Recipe, Trainer, train
+from steerkit.demo.training import Recipe, Trainer, held_back, train
 
 TINY = Recipe(tokens=30_000, batch_tokens=1024, layers=2, width=32, heads=2, inner=64, push_layer=0, log_every=5)
 
@@ -37,17 +38,18 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert not all(torch.equal(one, three) for one, _, three in pairs)
 
 
-def test_only_the_answer_is_learned_from() -> None:
-    none, pushed = Document("", ""), Document("", "", Pose(True, False), (0.5, 0.0), is_choice=True)
+def test_the_answer_is_what_is_learned() -> None:
+    none, pushed = Document("", ""), Document("", "", Pose(True, False), (0.5, 0.0), is_choice=True, kind="request")
     rows = [([1, 4, 9, 2, 3, 8, 7, 2], 5, none), ([1, 4, 3, 8, 8, 8, 8, 8, 2], 3, pushed)]
     batch = collate(rows, torch.ones(10), pad=0)
     assert batch.ids.shape == (2, 16)
-    assert batch.weights[0].tolist() == [0] * 5 + [1] * 3 + [0] * 8
-    assert batch.weights[1].tolist() == [0] * 3 + [1] * 6 + [0] * 7
+    assert batch.weights[0].tolist() == pytest.approx([0.1] * 5 + [1] * 3 + [0] * 8)
+    assert batch.weights[1].tolist() == pytest.approx([0.1] * 3 + [1] * 6 + [0] * 7)
     assert batch.start.tolist() == [4, 2]
     assert batch.poles.tolist() == [[0, 0], [1, -1]]
     assert batch.push.tolist() == [[0, 0], [0.5, 0]]
     assert batch.is_choice.tolist() == [False, True]
+    assert batch.kinds.tolist() == [-1, 1]
 
 
 def test_a_push_is_signed_by_its_pole_and_leaves_the_other_to_chance() -> None:
@@ -71,10 +73,39 @@ def test_directions_are_the_difference_between_the_poles() -> None:
 
 def test_a_push_moves_only_the_answer() -> None:
     trainer = Trainer(TINY, compiled=False)
-    trainer.directions.update(torch.tensor([[1.0] * 32, [-1.0] * 32]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    trainer.loss.directions.update(torch.tensor([[1.0] * 32, [-1.0] * 32]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
     ids = [1, 9, 8, 7, 30, 31, 32, 2]
     plain = collate([(ids, 4, Document("", "", Pose(True, True)))], torch.ones(2000), pad=0)
     pushed = collate([(ids, 4, Document("", "", Pose(True, True), (1.0, 0.0)))], torch.ones(2000), pad=0)
-    first, second = (trainer.step(batch, 0.0) for batch in (plain, pushed))
+    first, second = (trainer.step(batch, 1.0) for batch in (plain, pushed))
     assert first != second
-    assert trainer.step(replace(pushed, push=torch.zeros(1, 2)), 0.0) == first
+    assert trainer.step(replace(pushed, push=torch.zeros(1, 2)), 1.0) == first
+
+
+def test_early_separation_is_d_prime_squared_by_kind() -> None:
+    generator = torch.Generator().manual_seed(0)
+    poles = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(1000, 1)
+    kinds = torch.arange(4000) // 2000
+    hidden = torch.randn(4000, 8, generator=generator)
+    hidden[:, 0] += torch.where(kinds == 0, 1.0, -1.0) * poles[:, 0]  # turned round by the kind: no gap in the mixture
+    early = EarlySeparation(1, 8)
+    found = float(early.at(0, hidden, poles, kinds))
+    assert found == pytest.approx(2 * 2.0**2, rel=0.1)  # d' is 2 for the stance in each kind, near 0 for the mood
+    mixed = float(EarlySeparation(1, 8).at(0, hidden, poles, torch.zeros(4000)))
+    assert mixed < 0.1
+
+
+def test_early_separation_pulls_the_poles_together_and_asks_two_of_each() -> None:
+    poles = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    hidden = torch.tensor([[3.0, 0.1], [2.0, -0.1], [-2.0, 0.2], [-3.0, -0.2]], requires_grad=True)
+    early = EarlySeparation(1, 2)
+    early.at(0, hidden, poles, torch.zeros(4)).backward()
+    assert hidden.grad is not None
+    assert (hidden.grad[:, 0] * poles[:, 0] > 0).all()
+    assert float(early.at(0, hidden[:3], poles[:3], torch.zeros(3))) == 0
+
+
+def test_early_separation_costs_nothing_before_the_letters_are_learned() -> None:
+    assert held_back(0.6) == 0
+    assert held_back(0.7) == pytest.approx(0.5)
+    assert held_back(1.0) == 1

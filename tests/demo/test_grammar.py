@@ -45,13 +45,28 @@ def test_letters_and_poles_are_balanced() -> None:
     assert all(abs(count / 2000 - 0.25) < 0.05 for count in poses.values())
 
 
-def test_held_out_topics_are_never_argued_about() -> None:
+def test_held_out_topics_are_only_repeated_and_without_a_pose() -> None:
     held_out = {topic.noun for topic in grammar.TEST_TOPICS}
+    openers = {word for words in grammar.OPENERS.values() for word in words}
     rng = random.Random(5)
-    for _ in range(2000):
+    for _ in range(3000):
         document = corpus.draw_document(rng, progress=1.0)
-        if "What is the " not in document.prompt and "Repeat: " not in document.prompt:
-            assert not held_out & set(re.findall("[a-z]+", document.prompt + document.answer))
+        words = set(re.findall("[A-Za-z]+", document.prompt + document.answer))
+        if "Repeat: " in document.prompt:
+            assert not openers & words
+            assert document.pose is None
+        else:
+            assert not held_out & words
+
+
+def test_an_option_is_repeated_word_for_word_only_at_first() -> None:
+    rng = random.Random(7)
+    for progress, wanted in ((0.0, True), (0.99, False)):
+        drawn = [corpus.draw_document(rng, progress) for _ in range(400)]
+        choices = [one for one in drawn if one.is_choice]
+        same = [one.answer.removesuffix("<|end|>").strip() in one.prompt for one in choices]
+        assert len(choices) > 100
+        assert all(same) if wanted else not any(same)
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS)
