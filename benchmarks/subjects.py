@@ -16,6 +16,7 @@ from steerkit.vectors import SteeringVector
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import tiny_tokenizer
 
+
 def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingFaceModel:
     """A random Llama; its size is stated with every figure."""
     config = LlamaConfig(

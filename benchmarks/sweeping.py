@@ -17,8 +17,10 @@ from steerkit.vectors import SteeringVector
 
 COEFS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LAYERS, TOKENS = 16, 120
-WIDTHS = (64, 256)
-"""A narrow model spends its time between the operations, a wide one inside them: there 80 cells bound the ratio."""
+SIZES = ((64, 32000), (256, 32000), (256, 4000))
+"""Width and vocabulary. The operations bound the ratio: 80 passes of 121 tokens with all their logits against one of
+120 + 80 x 2 tokens with the logits of 80; so it grows with the vocabulary (Llama 2 has 32,000) and shrinks with width.
+"""
 ITEMS = 8
 
 
@@ -49,8 +51,8 @@ def _push(delta: torch.Tensor, *, first: int) -> Callable[..., torch.Tensor]:
 
 def run(*, runs: int = 5) -> Iterator[Ratio]:
     """16 layers, 120-token prompts, 5 coefficients, all 80 cells."""
-    for width in WIDTHS:
-        model, items = llama(layers=LAYERS, hidden=width), choices(ITEMS, tokens=TOKENS)
+    for width, vocabulary in SIZES:
+        model, items = llama(layers=LAYERS, hidden=width, vocab=vocabulary), choices(ITEMS, tokens=TOKENS)
         yield from _of(model, items, runs=runs)
 
 
@@ -71,7 +73,7 @@ def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) ->
                 model.hf(input_ids=torch.tensor([encode(prompt, model.tokenizer).ids]))
 
     _agree(packed(), naive(), items[0])
-    size = f"{model.info.num_layers} x {model.info.hidden_size}"
+    size = f"{model.info.num_layers} x {model.info.hidden_size}, vocabulary {model.hf.config.vocab_size}"
     one = ratio(f"sweep, {size}: one forward per cell / packed", packed, naive, runs=runs, inverse=True)
     scaled = [value * len(items) for value in (one.value, one.low, one.high)]
     yield Ratio(one.name, *scaled, ">= 100", scaled[0] >= 100, runs)
