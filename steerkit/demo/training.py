@@ -29,7 +29,7 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    tokens: int = 5_000_000
+    tokens: int = 6_500_000
     batch_tokens: int = 2048
     layers: int = 8
     width: int = 128

@@ -47,6 +47,19 @@ def test_choices_follow_the_vector_and_not_the_letter(grids: Any, name: str) -> 
     assert abs(float(grid.effect.mean[-1])) <= 0.05
 
 
+@pytest.mark.parametrize("name", BEHAVIORS)
+def test_separation_and_effect_emerge_with_depth(model: Any, vectors: Any, grids: Any, name: str) -> None:
+    held_out = sk.record(model, sk.load_pairs(f"demo:{name}", split="test"), progress=False)
+    separated = sk.separation(held_out, vectors[name])
+    assert (separated.auroc[:2] <= 0.7).all()
+    assert (separated.auroc[3:] >= 0.99).all()
+    assert separated.emerges is not None
+    assert separated.emerges <= 2
+    moves = grids[name, name].effect.mean
+    assert (moves[:2].abs() <= 0.05).all()
+    assert float(moves[LAYER]) >= 0.7
+
+
 @pytest.mark.parametrize(("first", "second"), [("sycophancy", "mood"), ("refusal", "mood")])
 def test_stance_and_mood_are_distinct(grids: Any, vectors: Any, first: str, second: str) -> None:
     assert abs(float(vectors[first].cosine(vectors[second])[LAYER])) <= 0.5
@@ -74,5 +87,6 @@ def test_open_answers_take_the_pole_that_is_steered_to(model: Any, vectors: Any,
     low, high = (
         score_open(model, name, vector=vectors[name], layer=LAYER, coef=coef, count=60) for coef in (-0.25, 0.25)
     )
-    assert low.positive <= 0.15
-    assert high.positive >= 0.85
+    assert low.positive <= 0.1
+    assert high.positive >= 0.9
+    assert min(low.on_topic, high.on_topic) >= 0.85
