@@ -104,7 +104,10 @@ class DemoRun(Tabular):
     def table(self) -> Table:
         """What is shown of it."""
         title = f"Held-out topics, layer {self.chosen.layer}; share of choices and of open answers that match"
-        return Table(self.COLUMNS, self.rows(), title, note=f"report: {self.report}")
+        return Table(self.COLUMNS, self.rows(), title)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\nreport: {self.report}"
 
     def to_json(self) -> str:
         """The table, the choice and the cross-effects."""

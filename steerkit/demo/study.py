@@ -17,8 +17,7 @@ from steerkit.demo.run import DemoRun, run_demo
 def show(run: DemoRun) -> str:
     """All tables of one run."""
     tables = (acceptance.letters, acceptance.crosses, acceptance.randoms, acceptance.layers)
-    summary = repr(run).rsplit("\n", 1)[0]
-    return "\n\n".join([summary, *(repr(table(run)) for table in tables)])
+    return "\n\n".join([repr(run.table()), *(repr(table(run)) for table in tables)])
 
 
 def main() -> None:
