@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -46,6 +47,12 @@ def _coefs(text: str) -> list[float]:
         raise InputError(f"--coefs {text!r} is not valid; give numbers like -1,0,1") from None
 
 
+def _device(name: str | None) -> str | None:
+    """The device meant; with several processes on a machine, as torchrun starts them, each has its own GPU."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if name == "cuda" and local else name
+
+
 def _show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:
     print(result.to_json() if as_json else result)
     if plot is not None:
@@ -69,22 +76,50 @@ def demo(
 def record(
     model: Model,
     pairs: Pairs,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the activation store.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of the activation store, or an address like s3://.")],
     layers: LayerList = "all",
     site: Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out or mlp_out.")] = "resid_post",
-    read: Annotated[Optional[str], typer.Option(help="letter, last, mean, or a token index.")] = None,  # noqa: UP045
+    read: Annotated[Optional[str], typer.Option(help="letter, last, mean, each, or a token index.")] = None,  # noqa: UP045
     split: Split = None,
-    batch_size: Annotated[int, typer.Option(help="Pairs a forward pass.")] = 16,
+    max_tokens: Annotated[Optional[int], typer.Option(help="With --read each: the most tokens of a side.")] = None,  # noqa: UP045
+    dtype: Annotated[str, typer.Option(help="Stored as float32, float16 or bfloat16.")] = "float32",
+    statistics: Annotated[Optional[str], typer.Option(help="Sum up mean or covariance while recording.")] = None,  # noqa: UP045
+    keep: Annotated[str, typer.Option(help="rows; or statistics alone.")] = "rows",
+    batch_tokens: Annotated[Optional[int], typer.Option(help="Tokens a forward pass, with padding.")] = None,  # noqa: UP045
+    batch_size: Annotated[Optional[int], typer.Option(help="The most pairs a forward pass.")] = None,  # noqa: UP045
+    shard_pairs: Annotated[Optional[int], typer.Option(help="Pairs in one file.")] = None,  # noqa: UP045
+    engine: Annotated[str, typer.Option(help="local, which torchrun multiplies; or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="With --engine ray: how many actors.")] = 2,
+    num_gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs for each actor.")] = 0,
+    device: Annotated[Optional[str], typer.Option(help="Such as cuda; under torchrun each worker has its own.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will cost, and record nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away a store that lies there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run contrast pairs through a model and fill an activation store."""
+    """Run contrast pairs through a model and fill an activation store; run again, it goes on where it stopped."""
     import steerkit as sk
+    from steerkit.recording import plan_recording, record_with_ray
+    from steerkit.store import Worker
 
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine!r} is not valid; give local or ray")
     where = int(read) if read is not None and read.lstrip("-").isdigit() else read
-    store = sk.record(
-        sk.load(model), sk.load_pairs(pairs, split=split), path=out, layers=_layers(layers), site=site, read=where,
-        batch_size=batch_size, progress=not as_json,
-    )  # fmt: skip
+    choices: dict[str, Any] = {
+        "path": out, "layers": _layers(layers), "site": site, "read": where, "max_tokens": max_tokens, "dtype": dtype,
+        "statistics": statistics, "keep": keep, "batch_tokens": batch_tokens, "batch_size": batch_size,
+        "shard_pairs": shard_pairs,
+    }  # fmt: skip
+    data = sk.load_pairs(pairs, split=split)
+    if dry_run:
+        _show(plan_recording(sk.load(model, device=_device(device)), data, **choices), as_json=as_json)
+        return
+    choices |= {"overwrite": overwrite, "progress": not as_json}
+    if engine == "ray":
+        store = record_with_ray(model, data, **choices, workers=workers, num_gpus=num_gpus)
+    else:
+        store = sk.record(sk.load(model, device=_device(device)), data, **choices)
+        if Worker.here().rank:
+            return
     print(json.dumps({"store": str(out), "pairs": len(store), "layers": list(store.layers)}) if as_json else store)
 
 
@@ -177,6 +212,32 @@ def generate(
 
 
 @app.command()
+def info(
+    path: Annotated[str, typer.Argument(help="An activation store: a folder, or an address.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a store holds: model, data, pairs, layers, size."""
+    import steerkit as sk
+
+    store = sk.ActivationStore.open(path)
+    print(json.dumps({**store.manifest, "bytes": store.nbytes}) if as_json else store)
+
+
+@app.command()
+def verify(
+    path: Annotated[str, typer.Argument(help="An activation store: a folder, or an address.")],
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a store, hold it against its checksums, and say what is wrong."""
+    from steerkit.store import verify as verify_store
+
+    found = verify_store(path)
+    _show(found, as_json=as_json)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     model: Annotated[Optional[str], typer.Argument(help="'demo', a folder, or a hub id.")] = None,  # noqa: UP045
     as_json: Json = False,
@@ -200,3 +261,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

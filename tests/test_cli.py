@@ -61,6 +61,37 @@ def test_separate_shows_each_layer_and_writes_its_figure(
     assert "AUROC" in out
 
 
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("record", "demo", "demo:mood", "--split", "test", "-o", tmp_path / "s", "--layers", "2-5", "--dry-run")
+    found = told(capsys, *words)
+    assert found["fits"]
+    assert found["bytes"] > 4 * 2 * found["pairs"]
+    assert not (tmp_path / "s").exists()
+    code, out, _ = run(capsys, *words, "--dtype", "float16", "--batch-tokens", "999")
+    assert code == 0
+    assert "nothing is recorded yet" in out
+
+
+def test_statistics_alone_are_enough_for_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("record", "demo", "demo:mood", "--split", "test", "--layers", "3")
+    more = ("--statistics", "covariance", "--keep", "statistics", "--batch-tokens", "500", "--shard-pairs", "9")
+    rows, sums = tmp_path / "rows", tmp_path / "sums"
+    told(capsys, *words, "-o", rows)
+    told(capsys, *words, *more, "-o", sums)
+    norms = []
+    for store in (rows, sums):
+        out = tmp_path / f"{store.name}.safetensors"
+        norms.append(told(capsys, "extract", store, "-o", out, "--method", "lda", "--test", "0")["norms"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_every_token_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("record", "demo", "demo:mood", "--split", "test", "--layers", "3", "-o", tmp_path / "s")
+    told(capsys, *words, "--read", "each", "--max-tokens", "1", "--dtype", "bfloat16")
+    code, _, err = run(capsys, *words, "--read", "last", "--max-tokens", "1")
+    assert (code, "it needs read='each'" in err) == (1, True)
+
+
 def test_sweep_prints_the_grid(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     _, vector = made
     grid = told(

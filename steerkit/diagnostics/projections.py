@@ -139,7 +139,7 @@ def projection(store: ActivationStore, vector: SteeringVector) -> Projection:
     vector.select(layers).lengths()
     sides: dict[str, list[Tensor]] = {"positive": [], "negative": []}
     for layer in layers:
-        acts, direction = store[layer], vector.at(layer)
+        acts, direction = store.paired(layer), vector.at(layer)
         sides["positive"].append(cosines(acts.positive, direction))
         sides["negative"].append(cosines(acts.negative, direction))
     stacked = {name: torch.stack(rows) for name, rows in sides.items()}

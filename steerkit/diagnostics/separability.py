@@ -168,7 +168,7 @@ def separation(store: ActivationStore, vector: SteeringVector, *, permutations: 
 def _measure(
     store: ActivationStore, vector: SteeringVector, layer: int, *, swaps: Tensor, seed: int
 ) -> dict[str, float]:
-    acts, direction = store[layer], vector.at(layer)
+    acts, direction = store.paired(layer), vector.at(layer)
     positive, negative = cosines(acts.positive, direction), cosines(acts.negative, direction)
     observed, null = auroc(positive, negative, swaps=swaps)
     above = int((null >= observed - 1e-12).sum())

@@ -160,7 +160,7 @@ def principal_components(
         raise InputError(f"count={count} is not valid; {len(store)} pairs of size {store.hidden_size} have 1 to {most}")
     if letters is not None and len(letters) != len(store):
         raise InputError(f"{len(letters)} pairs of letters for {len(store)} pairs; give one for each")
-    parts = [_components(store[layer], count) for layer in store.layers]
+    parts = [_components(store.paired(layer), count) for layer in store.layers]
     return PrincipalComponents(
         layers=store.layers,
         ids=tuple(store.ids),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,7 @@ from steerkit.extraction.mean_difference import MeanDifference
 from steerkit.extraction.pca import PCA
 from steerkit.extraction.probes import LinearDiscriminant, LogisticProbe
 from steerkit.store import ActivationStore, Paired
+from steerkit.store.statistics import Moments
 from steerkit.vectors import SteeringVector
 
 
@@ -24,6 +26,24 @@ class Extractor(Protocol):
 
     def __call__(self, acts: Paired) -> Float[Tensor, " hidden"]:
         """The vector of one layer, in the units of the activations, pointing to the positive side."""
+        ...
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """A method that can also work from running statistics, without the rows."""
+
+    def __call__(self, acts: Paired) -> Float[Tensor, " hidden"]:
+        """From the rows."""
+        ...
+
+    def from_moments(self, moments: Moments, *, sure: bool = True) -> Float[Tensor, " hidden"] | None:
+        """The same vector; `None` where the statistics do not hold what it needs.
+
+        Args:
+            moments: Of all pairs.
+            sure: Also `None` where the rows could give another one.
+        """
         ...
 
 
@@ -43,6 +63,9 @@ def extract(
     layers: int | Sequence[int] | None = None,
 ) -> SteeringVector:
     r"""Turn the pairs of a store into a steering vector, layer by layer, pointing from negative to positive.
+
+    A store that was recorded with `statistics=` is not read again: `"mean_difference"`, and with covariances `"pca"`
+    and `"lda"`, take what was summed while recording. The vector is the same.
 
     Args:
         store: Activations of contrast pairs.
@@ -72,15 +95,35 @@ def extract(
     norms: dict[int, float] = {}
     gaps: dict[int, float] = {}
     for layer in view.layers:
-        acts = view[layer]
-        _check_acts(acts, view, layer)
-        row = _check_row(_run(found, acts, layer), acts, method, layer)
+        row, moments = _one_layer(view, found, layer)
+        row = _check_row(row, view.hidden_size, method, layer)
         rows.append(row)
-        norms[layer] = float(torch.linalg.vector_norm(torch.cat([acts.positive, acts.negative]), dim=-1).mean())
+        norms[layer] = moments.norm
         length = float(row.norm())
-        gaps[layer] = float(acts.difference.double().mean(0) @ row.double()) / length if length > 0 else 0.0
+        gaps[layer] = float(moments.difference @ row.double()) / length if length > 0 else 0.0
     meta = {**_provenance(view, method), "residual_norm": norms, "gap": gaps}
     return SteeringVector(torch.stack(rows), layers=view.layers, site=view.site, meta=meta)
+
+
+def _one_layer(store: ActivationStore, method: Callable[[Paired], Any], layer: int) -> tuple[Any, Moments]:
+    """What the method gives: from the store's running statistics where they are enough, else from the rows."""
+    moments = store.statistics(layer) if isinstance(method, Summed) else None
+    if moments is not None and isinstance(method, Summed):
+        alone = store.manifest.get("keep") == "statistics"
+        _check_apart(moments, layer)
+        row = _run(partial(method.from_moments, sure=not alone), moments, layer)
+        if row is not None:
+            return row, moments
+        if alone:
+            raise StoreError(
+                f"{_method_name(method)} needs more than the means, which are all that this store keeps; record again "
+                "with statistics='covariance', or with keep='rows'"
+            )
+    acts = store.paired(layer)
+    _check_acts(acts, store, layer)
+    moments = Moments.of(acts)
+    _check_apart(moments, layer)
+    return _run(method, acts, layer), moments
 
 
 def _resolve(method: str | Callable[[Paired], Any]) -> Callable[[Paired], Any]:
@@ -95,9 +138,9 @@ def _resolve(method: str | Callable[[Paired], Any]) -> Callable[[Paired], Any]:
     return method
 
 
-def _run(method: Callable[[Paired], Any], acts: Paired, layer: int) -> Any:
+def _run(method: Callable[[Any], Any], given: Paired | Moments, layer: int) -> Any:
     try:
-        return method(acts)
+        return method(given)
     except VectorError as error:
         raise VectorError(f"at layer {layer}: {error}") from error
 
@@ -112,15 +155,17 @@ def _check_acts(acts: Paired, store: ActivationStore, layer: int) -> None:
                 f"layer {layer} holds NaN or infinity on the {side} side of {len(bad)} of {len(acts)} pairs, first in "
                 f"pair {store.ids[bad[0]]!r}; float16 may have overflowed: record in bfloat16 or float32"
             )
-    if torch.equal(acts.positive, acts.negative):
+
+
+def _check_apart(moments: Moments, layer: int) -> None:
+    if moments.apart == 0:
         raise VectorError(
-            f"the two sides of all {len(acts)} pairs are identical at layer {layer}, so there is no direction; read "
-            "where the sides differ (record(read=...)), or leave the layer out with layers="
+            f"the two sides of all {moments.pairs} pairs are identical at layer {layer}, so there is no direction; "
+            "read where the sides differ (record(read=...)), or leave the layer out with layers="
         )
 
 
-def _check_row(row: Any, acts: Paired, method: object, layer: int) -> Tensor:
-    hidden = acts.positive.shape[1]
+def _check_row(row: Any, hidden: int, method: object, layer: int) -> Tensor:
     name = _method_name(method)
     if not isinstance(row, Tensor):
         raise VectorError(f"{name} returned {type(row).__name__} at layer {layer}; it must return a tensor [{hidden}]")

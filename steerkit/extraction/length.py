@@ -28,8 +28,21 @@ def scale_to_gap(
         >>> scale_to_gap(torch.tensor([0.0, 5.0]), torch.tensor([[1.0, 2.0], [0.0, 4.0]]))
         tensor([0., 3.])
     """
+    return scale_to_mean(direction, differences.double().mean(0))
+
+
+def scale_to_mean(direction: Float[Tensor, " hidden"], mean: Float[Tensor, " hidden"]) -> Float[Tensor, " hidden"]:
+    """The same from the mean of the differences.
+
+    Args:
+        direction: Any length but 0; its sign is kept.
+        mean: Of positive minus negative.
+
+    Raises:
+        VectorError: The direction is zero, or the two sides do not lie apart along it.
+    """
     unit = direction.double() / direction.double().norm()
-    gap = (differences.double().mean(0) @ unit).abs()
+    gap = (mean.double() @ unit).abs()
     if not unit.isfinite().all() or gap == 0:
         raise VectorError("the two sides do not differ along the direction that was found; it cannot be given a length")
     vector: Tensor = gap * unit

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.store import Paired
+from steerkit.store.statistics import Moments
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,7 @@ class MeanDifference:
 
     def __call__(self, acts: Paired) -> Float[Tensor, " hidden"]:
         return (acts.positive.double() - acts.negative.double()).mean(0).float()
+
+    def from_moments(self, moments: Moments, *, sure: bool = True) -> Float[Tensor, " hidden"] | None:  # noqa: ARG002
+        """The same from running statistics; the means are enough."""
+        return moments.difference.float()

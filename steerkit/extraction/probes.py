@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.errors import InputError, VectorError
-from steerkit.extraction.length import scale_to_gap
-from steerkit.extraction.shrinkage import solve_shrunk
+from steerkit.extraction.length import scale_to_gap, scale_to_mean
+from steerkit.extraction.shrinkage import solve_shrunk, solve_summed
 from steerkit.store import Paired
+from steerkit.store.statistics import Moments
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ class LinearDiscriminant:
         residuals = torch.cat([positive - positive.mean(0), negative - negative.mean(0)])
         direction = solve_shrunk(residuals, (positive - negative).mean(0))
         return scale_to_gap(direction, positive - negative)
+
+    def from_moments(self, moments: Moments, *, sure: bool = True) -> Float[Tensor, " hidden"] | None:  # noqa: ARG002
+        """The same from running statistics; `None` where they hold no covariances."""
+        if moments.scatter is None:
+            return None
+        within, fourth = moments.scatter.within.sum(0), float(moments.scatter.fourth.sum())
+        direction = solve_summed(within, fourth, moments.difference, rows=2 * moments.pairs)
+        return scale_to_mean(direction, moments.difference)
 
 
 def _row_space(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from steerkit.recording.forecast import RecordingPlan, plan_recording
 from steerkit.recording.preview import Preview, preview_reads
+from steerkit.recording.ray_data import record_with_ray
 from steerkit.recording.reads import Read
 from steerkit.recording.recorder import record
 
-__all__ = ["Preview", "Read", "preview_reads", "record"]
+__all__ = ["Preview", "Read", "RecordingPlan", "plan_recording", "preview_reads", "record", "record_with_ray"]

@@ -17,6 +17,7 @@ from steerkit.errors import SteerkitError
 from steerkit.packing import can_pack, pack
 from steerkit.points import Point, Site
 from steerkit.positions import Pass
+from steerkit.recording.memory import refuse_if_too_large
 from steerkit.recording.reads import PlannedPair
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -29,31 +30,36 @@ class Feed:
 
     Args:
         batch: The tokens.
-        rows: For each side of each pair the row it lies in.
-        columns: The columns read; where a side has fewer, one is repeated.
-        weights: How much each column counts; 0 for repeated ones.
+        rows: The row of each token read, side by side.
+        columns: Its column.
+        sides: Tokens read of each side, where they are averaged; `None` where each is kept.
     """
 
     batch: Batch
-    rows: Int[Tensor, " side"]
-    columns: Int[Tensor, "side read"]
-    weights: Float[Tensor, "side read"]
-
-    @cached_property
-    def single(self) -> bool:
-        """One column a side."""
-        return self.columns.shape[1] == 1
+    rows: Int[Tensor, " token"]
+    columns: Int[Tensor, " token"]
+    sides: tuple[int, ...] | None
 
     def gather(self, hidden: Tensor) -> Tensor:
-        """The activations read `[side, hidden]`."""
-        rows, columns = self.rows.to(hidden.device), self.columns.to(hidden.device)
-        if self.single:
-            return hidden[rows, columns[:, 0]]
-        weights = self.weights.to(hidden.device)
-        return (hidden[rows[:, None], columns].float() * weights[..., None]).sum(1)
+        """The activations read: one row a token, or one a side."""
+        if self.sides is None:
+            return hidden[self.rows.to(hidden.device), self.columns.to(hidden.device)]
+        place, weights = (one.to(hidden.device) for one in self._padded)
+        rows, columns = self.rows.to(hidden.device)[place], self.columns.to(hidden.device)[place]
+        return (hidden[rows, columns].float() * weights[..., None]).sum(1)
+
+    @cached_property
+    def _padded(self) -> tuple[Tensor, Tensor]:
+        """For each side which of the tokens are its own, the last one repeated with no weight."""
+        assert self.sides is not None
+        counts = torch.tensor(self.sides)
+        ends = counts.cumsum(0)
+        steps = torch.arange(int(counts.max())).expand(len(counts), -1)
+        place = torch.minimum((ends - counts)[:, None] + steps, ends[:, None] - 1)
+        return place, (steps < counts[:, None]).float() / counts[:, None]
 
 
-def feed_packed(pairs: Sequence[PlannedPair], *, pad_id: int) -> Feed:
+def feed_packed(pairs: Sequence[PlannedPair], *, pad_id: int, average: bool = False) -> Feed:
     """One row a pair: what its sides share once, then the rest of both."""
     packed = pack(
         [pair.sides[0].ids[: pair.shared] for pair in pairs],
@@ -65,10 +71,10 @@ def feed_packed(pairs: Sequence[PlannedPair], *, pad_id: int) -> Feed:
     def column(side: int, index: int) -> int:
         return packed.column(side // 2, side % 2, index)
 
-    return _feed(packed.batch, pairs, rows=[i // 2 for i in range(2 * len(pairs))], column=column)
+    return _feed(packed.batch, pairs, column, sides_a_row=2, average=average)
 
 
-def feed_plain(pairs: Sequence[PlannedPair], *, pad_id: int) -> Feed:
+def feed_plain(pairs: Sequence[PlannedPair], *, pad_id: int, average: bool = False) -> Feed:
     """One row a side."""
     sides = [side for pair in pairs for side in pair.sides]
     batch = pad([side.ids for side in sides], [side.prompt_length for side in sides], pad_id=pad_id)
@@ -77,19 +83,20 @@ def feed_plain(pairs: Sequence[PlannedPair], *, pad_id: int) -> Feed:
     def column(side: int, index: int) -> int:
         return width - len(sides[side].ids) + index
 
-    return _feed(batch, pairs, rows=list(range(len(sides))), column=column)
+    return _feed(batch, pairs, column, sides_a_row=1, average=average)
 
 
-def _feed(batch: Batch, pairs: Sequence[PlannedPair], *, rows: list[int], column: Callable[[int, int], int]) -> Feed:
+def _feed(
+    batch: Batch, pairs: Sequence[PlannedPair], column: Callable[[int, int], int], *, sides_a_row: int, average: bool
+) -> Feed:
+    rows: list[int] = []
+    columns: list[int] = []
+    counts = [count for pair in pairs for count in pair.counts]
     sides = [side for pair in pairs for side in pair.sides]
-    counts = [len(side.ids) - side.first for side in sides]
-    columns = torch.empty(len(sides), max(counts), dtype=torch.long)
-    weights = torch.zeros(len(sides), max(counts))
     for i, (side, count) in enumerate(zip(sides, counts, strict=True)):
-        read = [column(i, index) for index in range(side.first, len(side.ids))]
-        columns[i] = torch.tensor(read + read[-1:] * (max(counts) - count))
-        weights[i, :count] = 1 / count
-    return Feed(batch, torch.tensor(rows), columns, weights)
+        rows += [i // sides_a_row] * count
+        columns += [column(i, index) for index in range(side.first, len(side.ids))]
+    return Feed(batch, torch.tensor(rows), torch.tensor(columns), tuple(counts) if average else None)
 
 
 @dataclass
@@ -100,15 +107,18 @@ class Reader:
         model: The model.
         layers: Sorted; the model stops after the last.
         site: Where in each block.
+        average: One row a side, the mean of the tokens read, instead of one a token.
     """
 
     model: Any
     layers: Sequence[int]
     site: Site
+    average: bool = False
 
-    def read(self, pairs: Sequence[PlannedPair], *, packed: bool) -> Float[Tensor, "layer side hidden"]:
+    def read(self, pairs: Sequence[PlannedPair], *, packed: bool) -> Float[Tensor, "layer row hidden"]:
         """The activations of both sides of each pair, in turn, on the CPU."""
-        feed = (feed_packed if packed else feed_plain)(pairs, pad_id=int(getattr(self.model, "pad_id", 0)))
+        make = feed_packed if packed else feed_plain
+        feed = make(pairs, pad_id=int(getattr(self.model, "pad_id", 0)), average=self.average)
         kept: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for layer in self.layers:
@@ -120,13 +130,20 @@ class Reader:
             self.model.forward(feed.batch, until=self.layers[-1])
         return torch.stack([kept[layer].cpu() for layer in self.layers])
 
-    def choose_path(self, pairs: Sequence[PlannedPair]) -> tuple[str, str]:
-        """`"packed"` or `"plain"`, and why not packed: the longest pair is read in both ways and compared."""
-        longest = max(pairs, key=lambda pair: pair.length)
-        length = max(len(side.ids) for pair in pairs for side in pair.sides)
+    def choose_path(self, longest: PlannedPair, *, length: int) -> tuple[str, str]:
+        """`"packed"` or `"plain"`, and why not packed: one pair is read in both ways and compared.
+
+        Args:
+            longest: The pair.
+            length: Tokens of the longest side of all pairs.
+
+        Raises:
+            ModelError: The pair does not fit in memory.
+        """
         if not can_pack(self.model.info, length=length):
             return "plain", f"{length} tokens are more than the attention window of {self.model.info.window}"
-        plain = self.read([longest], packed=False).float()
+        with refuse_if_too_large(longest):
+            plain = self.read([longest], packed=False).float()
         try:
             packed = self.read([longest], packed=True).float()
         except SteerkitError:

@@ -6,22 +6,24 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from steerkit.data.encoding import Encoded
-from steerkit.data.letters import EncodedPair, encode_pair
+from steerkit.data.letters import EncodedPair
 from steerkit.data.pairs import ContrastPair, Pairs
 from steerkit.errors import DataError, PositionError
 from steerkit.store.index import Row
 
-Read = Literal["letter", "last", "mean"] | int
+Read = Literal["letter", "last", "mean", "each"] | int
 """What is read of each side.
 
 `"letter"` is the token with the multiple-choice letter (without letters: the first token that differs), `"last"` the
-last token, `"mean"` the mean over the answer's tokens, an integer an index into the whole sequence (CAA takes -2).
+last token, `"mean"` the mean over the answer's tokens, `"each"` every token of the answer by itself (every token of the
+text where neither side has an answer), an integer an index into the whole sequence (CAA takes -2).
 """
-RULES = ("letter", "last", "mean")
+RULES = ("letter", "last", "mean", "each")
+Spans = tuple[tuple[int, int], tuple[int, int]]
+"""The tokens read of both sides: the first, and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class PlannedPair:
         """Tokens to compute when the shared ones are computed once."""
         return len(self.sides[0].ids) + len(self.sides[1].ids) - self.shared
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tokens read of each side."""
+        a, b = self.sides
+        return len(a.ids) - a.first, len(b.ids) - b.first
+
 
 def resolve_read(read: Read | None, pairs: Pairs) -> Read:
     """The rule meant: without one `"letter"` where every pair is a multiple choice, else `"last"`.
@@ -73,56 +81,21 @@ def resolve_read(read: Read | None, pairs: Pairs) -> Read:
     return read
 
 
-def plan(pairs: Pairs, tokenizer: Any, *, read: Read, context: int | None) -> tuple[list[PlannedPair], list[Row]]:
-    """Every pair as tokens with the place to read, and what each row of the store will be.
-
-    Args:
-        pairs: The pairs.
-        tokenizer: The model's tokenizer.
-        read: A rule.
-        context: The most tokens that the model takes.
-
-    Raises:
-        DataError: A pair is too long, or the rule finds no token in it.
-        PositionError: An index lies outside a pair's tokens.
-    """
-
-    @cache
-    def show(token: int) -> str:
-        return str(tokenizer.decode([token]))
-
-    planned, index = [], []
-    for pair in pairs:
-        encoded = encode_pair(pair, tokenizer, template=pairs.prompt_template)
-        longest = max(len(encoded.positive.ids), len(encoded.negative.ids))
-        if context is not None and longest > context:
-            raise DataError(f"pair {pair.id!r} has {len(encoded.positive.ids)} and {len(encoded.negative.ids)} tokens, "
-                            f"the model's context is {context}; shorten it, or leave long pairs out with "
-                            'pairs.fits(model.tokenizer, context, on_long="skip")')  # fmt: skip
-        spans = find_reads(pair, encoded, read=read)
-        both = (encoded.positive, encoded.negative)
-        sides = [_cut(side, span) for side, span in zip(both, spans, strict=True)]
-        shared = min(encoded.shared, len(sides[0].ids) - 1, len(sides[1].ids) - 1)
-        planned.append(PlannedPair(pair.id, (sides[0], sides[1]), shared))
-        letters = (pair.positive_letter, pair.negative_letter)
-        for name, side, span, letter in zip(("positive", "negative"), both, spans, letters, strict=True):
-            index.append(_row(pair.id, name, side, span) | {"token": show(side.ids[span[1] - 1]), "letter": letter})
-    return planned, index
-
-
-def _cut(side: Encoded, span: tuple[int, int]) -> PlannedSide:
+def cut(side: Encoded, span: tuple[int, int]) -> PlannedSide:
+    """A side without the tokens after the last one that is read."""
     return PlannedSide(array("i", side.ids[: span[1]]), span[0], min(side.prompt_length, span[1]))
 
 
-def _row(pair_id: str, name: str, side: Encoded, span: tuple[int, int]) -> Row:
+def describe_row(pair_id: str, name: str, side: Encoded, span: tuple[int, int]) -> Row:
+    """What the index says of a side, as far as its tokens go."""
     first, end = span
     position: Any = first if end == first + 1 else [first, end - 1]
     text = hashlib.sha256(side.text.encode()).hexdigest()[:16]
     return {"pair": pair_id, "side": name, "position": position, "text": text}
 
 
-def find_reads(pair: ContrastPair, encoded: EncodedPair, *, read: Read) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The tokens read of each side, as first and end (excluded).
+def find_reads(pair: ContrastPair, encoded: EncodedPair, *, read: Read, max_tokens: int | None = None) -> Spans:
+    """The tokens read of each side, as first and end (excluded); with `max_tokens` no more than that of each.
 
     Raises:
         DataError: The rule finds no token.
@@ -131,12 +104,16 @@ def find_reads(pair: ContrastPair, encoded: EncodedPair, *, read: Read) -> tuple
     sides: Sequence[Encoded] = (encoded.positive, encoded.negative)
     if read == "letter":
         return _letters(pair, encoded)
-    if read == "mean":
+    if read == "each" and not pair.positive.answer and not pair.negative.answer:
+        ends = [min(len(side.ids), max_tokens or len(side.ids)) for side in sides]
+        return (0, ends[0]), (0, ends[1])
+    if read in ("mean", "each"):
         spans = [(side.prompt_length, len(side.ids)) for side in sides]
         if any(first >= end for first, end in spans):
-            raise DataError(f"pair {pair.id!r} has a side without answer tokens; read='mean' is the mean over the "
-                            "answer. Read 'last' instead, or give both sides an answer")  # fmt: skip
-        return spans[0], spans[1]
+            raise DataError(f"pair {pair.id!r} has a side without answer tokens; read={read!r} reads the tokens of "
+                            "the answer. Read 'last' instead, or give both sides an answer")  # fmt: skip
+        ends = [min(end, first + max_tokens) if max_tokens else end for first, end in spans]
+        return (spans[0][0], ends[0]), (spans[1][0], ends[1])
     found = [_one(pair, len(side.ids), -1 if read == "last" else read) for side in sides]
     return found[0], found[1]
 
@@ -149,7 +126,7 @@ def _one(pair: ContrastPair, length: int, read: Any) -> tuple[int, int]:
     return at, at + 1
 
 
-def _letters(pair: ContrastPair, encoded: EncodedPair) -> tuple[tuple[int, int], tuple[int, int]]:
+def _letters(pair: ContrastPair, encoded: EncodedPair) -> Spans:
     a, b = encoded.letter_positive, encoded.letter_negative
     if a is None or b is None:
         if pair.positive.prompt != pair.negative.prompt:

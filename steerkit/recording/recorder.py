@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from steerkit import __version__
 from steerkit.backends.base import Model
 from steerkit.data.pairs import ContrastPair, Pairs
-from steerkit.errors import InputError, LayerError, ModelError
-from steerkit.points import SITES, Layers, Site, resolve_layers
-from steerkit.recording.progress import progress_bar
-from steerkit.recording.reader import Reader
-from steerkit.recording.reads import PlannedPair, Read, plan, resolve_read
+from steerkit.errors import InputError
+from steerkit.points import Layers, Site
+from steerkit.recording.job import Job, prepare
+from steerkit.recording.progress import Progress, progress_bar
+from steerkit.recording.reads import Read
+from steerkit.recording.runner import ShardRunner
 from steerkit.store.activations import ActivationStore
-from steerkit.store.manifest import SCHEMA_VERSION
-from steerkit.store.shards import DTYPES, pairs_per_shard
+from steerkit.store.crew import Crew
+from steerkit.store.statistics import Kept
+from steerkit.store.storage import open_folder
+from steerkit.store.workers import Span, Worker
 from steerkit.store.writer import StoreWriter
 
 
@@ -32,16 +32,23 @@ def record(  # noqa: PLR0913 - each is a plain choice of the user
     site: Site = "resid_post",
     read: Read | None = None,
     path: str | Path | None = None,
-    batch_size: int = 16,
     dtype: str | None = None,
+    max_tokens: int | None = None,
+    statistics: Kept | None = None,
+    keep: Literal["rows", "statistics"] = "rows",
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    shard_pairs: int | None = None,
+    worker: Worker | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ActivationStore:
-    """Run both sides of every pair through a model and keep the activations of one token of each (or their mean).
+    """Run both sides of every pair through a model and keep the activations of the tokens read.
 
     What the two sides share is computed once, tokens after the last one read not at all, and neither are the blocks
-    after the last layer asked for, nor logits. A store on disk grows shard by shard; the same call goes on where an
-    interrupted one stopped, and one that differs in model, data or settings is refused.
+    after the last layer asked for, nor logits. Every pair is checked before anything is computed. A store on disk
+    grows shard by shard; the same call goes on where an interrupted one stopped and ends with the same bytes, and one
+    that differs in model, data or settings is refused. Memory does not grow with the number of pairs.
 
     Args:
         model: A model.
@@ -49,24 +56,35 @@ def record(  # noqa: PLR0913 - each is a plain choice of the user
         layers: `"all"`, one layer or several, counted from 0.
         site: Where in each block.
         read: `"letter"` (the token with the multiple-choice letter, or the first one that differs), `"last"`, `"mean"`
-            (over the answer's tokens), or an index into the whole sequence, such as -2. Without it `"letter"` where
-            every pair is a multiple choice, else `"last"`.
-        path: A folder for the store; without it the store is in memory.
-        batch_size: Pairs in one forward pass, at least 1.
+            (over the answer's tokens), `"each"` (every token of the answer by itself; of the text, where neither side
+            has an answer), or an index into the whole sequence, such as -2. Without it `"letter"` where every pair is
+            a multiple choice, else `"last"`.
+        path: A folder for the store, or an address such as `s3://bucket/store`; without it the store is in memory.
         dtype: What is stored: `"float32"` (default), or `"float16"` or `"bfloat16"` for half the size. Stores are read
             as float32 in any case.
+        max_tokens: With `read="each"`, the most tokens kept of a side, from the first; those after are not computed.
+        statistics: Also sum up each layer while recording: `"mean"`, or `"covariance"` (three matrices of hidden x
+            hidden numbers in float64 for each layer, in memory and on disk). `extract` then reads no rows.
+        keep: `"statistics"` stores no rows at all.
+        batch_tokens: The most tokens in one forward pass, padding counted, at least 1; 4096 on a CPU and 16384
+            elsewhere without it. It is halved when memory runs out, and that is said.
+        batch_size: The most pairs in one forward pass, at least 1; no limit without it.
+        shard_pairs: Pairs in one file, at least 1: what a crash can cost. Without it as many as fit into 64 MB, at most
+            1000.
+        worker: Which part of the shards this process records, where several fill one store at `path`; the call returns
+            when all of them are there. Without it `Worker.here()`: what torchrun says, else all.
         overwrite: Throw away a store that lies at `path`.
         progress: Show a progress bar, if there is a terminal.
 
     Returns:
-        The store: `store[13].positive` is `[pair, hidden]`.
+        The store: `store[13].positive` is `[pair, hidden]`; with `read="each"` it holds each pair's tokens.
 
     Raises:
         InputError: An option is not valid.
         DataError: A pair is longer than the model's context, or the rule finds no token in it.
         MismatchError: The store at `path` was made with something else.
-        ModelError: The model gives NaN or infinite activations.
-        StoreError: The store cannot be written.
+        ModelError: The model gives NaN or infinite activations (they are counted), or a pair does not fit in memory.
+        StoreError: The store cannot be written, or somebody else is writing it.
 
     Source: Rimsky et al. 2024, section 3.1, who read the letter's token at index -2 of both sides. We differ: the
     letter is found by its place in the text, and the question is computed once for both sides.
@@ -79,85 +97,48 @@ def record(  # noqa: PLR0913 - each is a plain choice of the user
         >>> len(store), store.layers
         (4, (1, 2))
     """
-    given = pairs if isinstance(pairs, Pairs) else Pairs(list(pairs))
-    stored_as = _check_options(site=site, dtype=dtype, batch_size=batch_size)
-    chosen = resolve_layers(layers, num_layers=model.info.num_layers)
-    rule = resolve_read(read, given)
-    planned, index = plan(given, model.tokenizer, read=rule, context=model.info.context)
-    manifest = _manifest(model, given, layers=chosen, site=site, read=rule, dtype=stored_as, batch_size=batch_size)
-    writer = StoreWriter(path, manifest, overwrite=overwrite)
-    if writer.missing:
-        reader = Reader(model, chosen, site)
-        taken, reason = reader.choose_path(planned)
-        writer.begin(index, path_taken=taken, reason=reason)
-        todo = sum(end - first for first, end in writer.missing) // 2
-        with progress_bar(todo, show=progress) as advance:
-            work = _Work(reader, taken == "packed", batch_size, stored_as, advance)
-            for first, end in writer.missing:
-                writer.put((first, end), work.shard(planned[first // 2 : end // 2]))
-    return writer.finish()
+    job = prepare(
+        model, pairs, layers=layers, site=site, read=read, dtype=dtype, max_tokens=max_tokens, statistics=statistics,
+        keep=keep, batch_tokens=batch_tokens, batch_size=batch_size, shard_pairs=shard_pairs,
+    )  # fmt: skip
+    chosen = _find_worker(worker, path, overwrite)
+    tally = job.tally()
+    with StoreWriter(path, job.manifest, overwrite=overwrite, worker=chosen, follower=tally) as writer:
+        crew = Crew(writer)
+        crew.await_begin()
+        if tally is not None and writer.stored is not None:
+            tally.begin(writer.folder, writer.stored, writer.worker)
+        todo = writer.missing
+        if todo or tally is not None or writer.needs_index:
+            job.begin(writer)
+        crew.announce()
+        show = progress and chosen.rank == 0
+        with progress_bar(sum(end - first for first, end in todo) // 2, show=show) as report:
+            if writer.taken_over:
+                report.say(writer.taken_over)
+            with closing(crew.rest(report.say)) as rest:
+                _fill(job, writer, chain(todo, rest), report)
+        return writer.finish()
 
 
-def _check_options(*, site: str, dtype: str | None, batch_size: int) -> str:
-    if site not in SITES:
-        raise LayerError(f"site={site!r} is not valid; choose one of {', '.join(SITES)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r} is not valid; choose one of {', '.join(DTYPES)}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} is not valid; give an integer of at least 1")
-    return dtype or "float32"
+def _find_worker(worker: Worker | None, path: str | Path | None, overwrite: bool) -> Worker:
+    if path is None:
+        if worker is not None and worker.world > 1:
+            raise InputError(f"worker={worker!r} shares a store with others; give a path that all of them reach")
+        return Worker()  # in memory each process has its own store, with all pairs
+    found = Worker.here() if worker is None else worker
+    if found.world > 1 and overwrite and open_folder(path).local is None:
+        raise InputError(f"overwrite=True is not valid for {found.world} workers at {path}: beyond this machine they "
+                         "cannot tell the old store from the new one. Delete that first")  # fmt: skip
+    return found
 
 
-def _manifest(model: Model, pairs: Pairs, *, layers: list[int], dtype: str, **settings: Any) -> dict[str, Any]:
-    size = model.info.hidden_size
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "steerkit_version": __version__,
-        "kind": "pooled",
-        "model": model.info.as_dict(),
-        "layers": layers,
-        "hidden_size": size,
-        "dtype": dtype,
-        "template": pairs.prompt_template,
-        "data": {"name": pairs.name, "fingerprint": pairs.fingerprint},
-        "pairs": len(pairs),
-        "rows_per_shard": 2 * pairs_per_shard(layers=len(layers), hidden_size=size, dtype=dtype),
-        **settings,
-    }
-
-
-@dataclass(frozen=True)
-class _Work:
-    """How shards are computed."""
-
-    reader: Reader
-    packed: bool
-    batch_size: int
-    dtype: str
-    advance: Callable[[int], None]
-
-    def shard(self, pairs: Sequence[PlannedPair]) -> dict[int, Tensor]:
-        """The rows of some pairs, in their order; they run sorted by length, so that little is padding."""
-        size = self.reader.model.info.hidden_size
-        layers = self.reader.layers
-        rows = torch.empty(len(layers), len(pairs), 2, size, dtype=DTYPES[self.dtype])
-        order = sorted(range(len(pairs)), key=lambda i: pairs[i].length)
-        for start in range(0, len(order), self.batch_size):
-            numbers = order[start : start + self.batch_size]
-            some = [pairs[i] for i in numbers]
-            values = self.reader.read(some, packed=self.packed).reshape(len(layers), len(some), 2, size)
-            rows[:, torch.tensor(numbers)] = self._convert(values, some)
-            self.advance(len(some))
-        return {layer: rows[i].reshape(-1, size) for i, layer in enumerate(layers)}
-
-    def _convert(self, values: Tensor, pairs: Sequence[PlannedPair]) -> Tensor:
-        stored = values.to(DTYPES[self.dtype])
-        if bool(torch.isfinite(stored).all()):
-            return stored
-        k, i, side = [int(n) for n in (~torch.isfinite(stored)).any(-1).nonzero()[0]]
-        where = f"layer {self.reader.layers[k]} of pair {pairs[i].id!r}, {('positive', 'negative')[side]} side"
-        if bool(torch.isfinite(values[k, i, side]).all()):
-            raise InputError(f"{where}: {float(values[k, i, side].abs().max()):.3g} is too large for dtype="
-                             f"{self.dtype!r}; use 'bfloat16' or 'float32'")  # fmt: skip
-        raise ModelError(f"{where}: the activations are NaN or infinite. Nothing of this shard is stored; load the "
-                         "model in 'bfloat16' or 'float32', or leave the pair out")  # fmt: skip
+def _fill(job: Job, writer: StoreWriter, todo: Iterable[Span], report: Progress) -> None:
+    packed = (writer.stored or writer.manifest).get("path") == "packed"
+    runner = ShardRunner(job.reader, packed, job.tokens, job.most, job.manifest["dtype"], report)
+    ragged = job.manifest["kind"] == "each"
+    for first, end in todo:
+        rows, offsets = runner.shard(job.planner.between(first // 2, end // 2))
+        writer.put((first, end), rows, offsets if ragged else None)
+    if runner.halvings:
+        report.say(f"memory ran out {runner.halvings} times; batch_tokens={runner.tokens} was enough in the end")

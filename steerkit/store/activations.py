@@ -1,39 +1,51 @@
-"""The activation store: both sides of every pair, at every layer asked for."""
+"""The activation store: what can be done with the pairs of one or several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from steerkit.backends.base import ModelInfo
-from steerkit.errors import InputError, LayerError, MismatchError
+from steerkit.errors import InputError
 from steerkit.points import Site
-from steerkit.store.index import Row, count_letters, read_index
-from steerkit.store.manifest import list_differences, model_differences, read_manifest
+from steerkit.store.describe import check_model, describe, token_count
+from steerkit.store.index import PairRow
+from steerkit.store.joined import JoinedIndex, JoinedRows, check_compatible, check_ids, join_manifests
+from steerkit.store.manifest import read_manifest
+from steerkit.store.memory import hold
+from steerkit.store.opening import open_shards
 from steerkit.store.paired import Paired
-from steerkit.store.shards import DTYPES, DiskShards, MemoryShards, Shards, human_size
+from steerkit.store.pooled import POOLS, Pool, PooledRows
+from steerkit.store.reading import StoredPairs
+from steerkit.store.rows import Numbers
+from steerkit.store.shards import DTYPES
 from steerkit.store.splits import hold_out
-from steerkit.tables import Cell, Table, Tabular
+from steerkit.store.storage import open_folder
+from steerkit.tables import Table, Tabular
+
+if TYPE_CHECKING:
+    import datasets
+
+    from steerkit.store.exports import LayerDataset
+    from steerkit.store.verification import Verification
 
 
-class ActivationStore(Tabular):
+class ActivationStore(StoredPairs, Tabular):
     """Activations of contrast pairs, on disk or in memory; `store[13]` is one layer of them.
 
-    `record` makes one, `ActivationStore.open` reads one from disk, `from_layers` makes one by hand. What `split` and
-    `select` return are views: nothing is copied.
+    `record` makes one, `ActivationStore.open` reads one from disk, `from_layers` makes one by hand. What `split`,
+    `select`, `filter`, `concat` and `pool` return are views: nothing is read or copied before it is asked for.
 
     Args:
-        shards: Where the rows lie; rows `2i` and `2i + 1` are the positive and the negative side of pair `i`.
+        rows: Where the rows lie; rows `2i` and `2i + 1` are the positive and the negative side of pair `i`.
         manifest: What they were made with.
         index: What each row is; `None` where it lies beside the shards, to be read when it is needed.
         layers: The layers that this view shows; `None` for all in the manifest.
         chosen: The pairs that this view shows, by number; `None` for all.
+        moments: Running statistics of each layer, where they are in memory.
 
     Example:
         >>> import torch
@@ -42,27 +54,12 @@ class ActivationStore(Tabular):
         [1.0, 1.0]
     """
 
-    def __init__(
-        self,
-        shards: Shards,
-        manifest: Mapping[str, Any],
-        *,
-        index: Sequence[Row] | None = None,
-        layers: Sequence[int] | None = None,
-        chosen: Sequence[int] | None = None,
-    ) -> None:
-        self._shards = shards
-        self._given_index = index
-        self._chosen = None if chosen is None else tuple(chosen)
-        self.manifest: dict[str, Any] = dict(manifest)
-        self.layers: tuple[int, ...] = tuple(manifest["layers"] if layers is None else layers)
-
     @classmethod
     def open(cls, path: str | Path, *, model: Any = None, override: bool = False) -> ActivationStore:
-        """The store in a folder.
+        """The store in a folder, or at an address such as `s3://bucket/store`.
 
         Args:
-            path: The folder that `record` or `save` wrote.
+            path: What `record` or `save` wrote.
             model: The model it is going to be used with; what the manifest says of the model is held against it.
             override: Open it although it was made with another model.
 
@@ -70,21 +67,11 @@ class ActivationStore(Tabular):
             StoreError: No store lies there, it is damaged or incomplete, or it has another schema.
             MismatchError: It was made with another model.
         """
-        folder = Path(path).expanduser()
+        folder = open_folder(path)
         manifest = read_manifest(folder)
         if model is not None and not override:
-            info = model.info if isinstance(getattr(model, "info", None), ModelInfo) else model
-            given = info.as_dict() if isinstance(info, ModelInfo) else info
-            if not isinstance(given, Mapping):
-                raise InputError(f"model is of type {type(model).__name__}; give a model, or its info")
-            found = model_differences(manifest["model"], given)
-            if found:
-                raise MismatchError(
-                    f"{folder} was recorded with the model {manifest['model'].get('name')!r}, not with "
-                    f"{given.get('name')!r}:\n{list_differences(found, here='this model')}\n"
-                    "Record again with this model, or open it with override=True"
-                )
-        return cls(DiskShards(folder, manifest), manifest)
+            check_model(manifest, model, where=folder.path)
+        return cls(open_shards(folder, manifest), manifest)
 
     @classmethod
     def from_layers(
@@ -108,82 +95,33 @@ class ActivationStore(Tabular):
         Raises:
             InputError: The layers have different pairs, or ids or letters are not one a pair.
         """
-        shapes = {tuple(paired.positive.shape) for paired in layers.values()}
-        if len(shapes) != 1:
-            raise InputError(f"the layers have the shapes {sorted(shapes)}; give one or more layers of the same pairs")
-        pairs, hidden = shapes.pop()
-        for name, values in (("ids", ids), ("letters", letters)):
-            if values is not None and len(values) != pairs:
-                raise InputError(f"{len(values)} {name} for {pairs} pairs; give one a pair")
-        rows = {k: torch.stack([v.positive, v.negative], dim=1).flatten(0, 1).float() for k, v in layers.items()}
-        order = sorted(rows)
-        base = {"schema_version": 1, "model": {}, "data": {}, "read": None, "template": None, "dtype": "float32"}
-        fixed = {
-            "site": site,
-            "layers": order,
-            "hidden_size": hidden,
-            "pairs": pairs,
-            "rows_per_shard": max(2 * pairs, 2),
-        }
-        index: list[Row] = [
-            {"pair": str(ids[i]) if ids else str(i), "side": side, "letter": letters[i] if letters and j == 0 else None}
-            for i in range(pairs)
-            for j, side in enumerate(("positive", "negative"))
-        ]
-        return cls(MemoryShards(rows), {**base, **(manifest or {}), **fixed}, index=index)
+        rows, made, index = hold(layers, {"site": site, **(manifest or {})}, ids=ids, letters=letters)
+        return cls(rows, {**made, "site": site}, index=index)
 
-    @property
-    def site(self) -> Site:
-        """Where in the blocks the activations were read."""
-        site: Site = self.manifest["site"]
-        return site
+    @classmethod
+    def concat(
+        cls, stores: Sequence[ActivationStore], *, names: Sequence[str] | None = None, override: bool = False
+    ) -> ActivationStore:
+        """Several stores as one: the pairs of the first, then those of the next.
 
-    @property
-    def hidden_size(self) -> int:
-        """Width of a row."""
-        return int(self.manifest["hidden_size"])
-
-    @property
-    def path(self) -> Path | None:
-        """The folder it lies in; `None` in memory."""
-        return self._shards.folder
-
-    def __len__(self) -> int:
-        return int(self.manifest["pairs"]) if self._chosen is None else len(self._chosen)
-
-    def __getitem__(self, layer: int) -> Paired:
-        """One layer in float32, read from disk when asked for.
+        Args:
+            stores: At least one; recorded with the same model, site, layers, read rule, template and dtype.
+            names: One for each, put before its pairs' ids: `"0"` of the store `"mood"` becomes `"mood/0"`.
+            override: Take stores of other models, read rules or templates together, and pairs of the same id.
 
         Raises:
-            LayerError: The store does not hold that layer.
+            MismatchError: They differ; the fields are named.
+            InputError: None is given, pairs of two stores have the same id, or the names are not one a store.
         """
-        if layer not in self.layers:
-            raise LayerError(f"layer {layer!r} is not in this store; it holds {_ranges(self.layers)}")
-        both = self._shards.layer(int(layer)).reshape(-1, 2, self.hidden_size)
-        if self._chosen is not None:
-            both = both[torch.tensor(self._chosen, dtype=torch.long)]
-        return Paired(both[:, 0].float().contiguous(), both[:, 1].float().contiguous())
-
-    @cached_property
-    def _index(self) -> Sequence[Row]:
-        if self._given_index is not None:
-            return self._given_index
-        assert self.path is not None
-        return read_index(self.path, rows=2 * int(self.manifest["pairs"]))
-
-    def _rows(self, side: int) -> list[Row]:
-        numbers = range(int(self.manifest["pairs"])) if self._chosen is None else self._chosen
-        return [self._index[2 * i + side] for i in numbers]
-
-    @property
-    def ids(self) -> list[str]:
-        """The pairs' names."""
-        return [str(row["pair"]) for row in self._rows(0)]
-
-    @property
-    def letters(self) -> list[str | None]:
-        """The letter of each pair's positive answer; `None` where a pair is not a multiple choice."""
-        return [row.get("letter") for row in self._rows(0)]
+        if not stores or (names is not None and len(names) != len(stores)):
+            raise InputError(f"{len(stores)} stores and names={names!r}; give one or more stores, and a name for each")
+        manifests = [{**store.manifest, "layers": list(store.layers)} for store in stores]
+        check_compatible(manifests, override=override)
+        index = JoinedIndex([(store.index, store.numbers) for store in stores], names)
+        if not override:
+            check_ids(index[i]["pair"] for i in range(0, len(index), 2))
+        rows = JoinedRows([(store._source, store.numbers) for store in stores])
+        return cls(rows, join_manifests(manifests, pairs=sum(map(len, stores))), index=index)
 
     def select(self, layers: Sequence[int] | int) -> ActivationStore:
         """A view of some of the layers.
@@ -191,11 +129,25 @@ class ActivationStore(Tabular):
         Raises:
             LayerError: The store does not hold one of them, or none is given.
         """
-        wanted = [layers] if isinstance(layers, int) else list(layers)
-        missing = [layer for layer in wanted if layer not in self.layers]
-        if missing or not wanted:
-            raise LayerError(f"layers={wanted} is not valid; this store holds {_ranges(self.layers)}")
-        return self._view(layers=sorted(set(wanted)), chosen=self._chosen)
+        return self._view(layers=self._check_layers(layers), chosen=self._chosen)
+
+    def filter(self, keep: Callable[[PairRow], bool]) -> ActivationStore:
+        """A view of the pairs for which `keep` is true; it is asked what a pair is, not for its activations.
+
+        Raises:
+            InputError: None is left.
+
+        Example:
+            >>> import torch
+            >>> sides = Paired(torch.ones(2, 3), torch.zeros(2, 3))
+            >>> store = ActivationStore.from_layers({0: sides}, letters=["A", "B"])
+            >>> store.filter(lambda row: row.letter == "B").ids
+            ['1']
+        """
+        kept = [int(at) for i, at in enumerate(self.numbers) if keep(self.row(i))]
+        if not kept:
+            raise InputError(f"none of the {len(self)} pairs is kept; give a filter that keeps one")
+        return self._view(chosen=np.array(kept, dtype=np.int64))
 
     def split(self, *, test: float | int = 0.25, seed: int = 0) -> tuple[ActivationStore, ActivationStore]:
         """Two views, train and test, without a pair in common; each keeps the balance of the positive letters.
@@ -209,73 +161,97 @@ class ActivationStore(Tabular):
         Raises:
             InputError: One of the two would be empty.
         """
-        held = hold_out(self._rows(0), self._rows(1), test=test, seed=seed)
-        numbers = list(range(int(self.manifest["pairs"]))) if self._chosen is None else list(self._chosen)
-        train = [n for i, n in enumerate(numbers) if i not in held]
-        return self._view(chosen=train), self._view(chosen=[n for i, n in enumerate(numbers) if i in held])
+        held = np.zeros(len(self), dtype=bool)
+        held[list(hold_out(map(self.row, range(len(self))), test=test, seed=seed))] = True
+        return self._view(chosen=self.numbers[~held]), self._view(chosen=self.numbers[held])
 
-    def _view(self, *, layers: Sequence[int] | None = None, chosen: Sequence[int] | None = None) -> ActivationStore:
+    def pool(self, how: Pool) -> ActivationStore:
+        """A view with one row a side: the mean of its tokens, or the last of them.
+
+        Raises:
+            InputError: It is neither, or the store has one token a side already.
+        """
+        if how not in POOLS:
+            raise InputError(f"pool({how!r}) is not valid; choose one of {', '.join(map(repr, POOLS))}")
+        if not self.is_ragged:
+            raise InputError("this store has one row a side already; there is nothing to pool")
+        view = self._view(chosen=self._chosen)
+        view._source = PooledRows(self._source, how)
+        view.manifest |= {"kind": "pooled", "pool": how}
+        return view
+
+    def _view(self, *, layers: Sequence[int] | None = None, chosen: Numbers | None = None) -> ActivationStore:
         shown = self.layers if layers is None else layers
-        view = ActivationStore(self._shards, self.manifest, index=self._given_index, layers=shown, chosen=chosen)
-        if "_index" in self.__dict__:
-            view.__dict__["_index"] = self._index
+        view = ActivationStore(
+            self._source, self.manifest, index=self._given_index, layers=shown, chosen=chosen, moments=self._moments
+        )
+        if "index" in self.__dict__:
+            view.__dict__["index"] = self.index
         return view
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> ActivationStore:
-        """Write what this store or view shows to a folder, and open it there.
+        """Write what this store or view shows to a folder, shard by shard, and open it there.
 
         Raises:
-            StoreError: Something else lies there, or it cannot be written.
+            StoreError: Something else lies there, it is this store itself, or it cannot be written.
         """
-        from steerkit.store.writer import save
+        from steerkit.store.saving import save
 
-        numbers = range(int(self.manifest["pairs"])) if self._chosen is None else self._chosen
-        dtype = DTYPES[self.manifest["dtype"]]
-        index = [self._index[2 * i + side] for i in numbers for side in (0, 1)]
-        changed = {"layers": list(self.layers), "pairs": len(self)}
-        pick = torch.tensor([2 * i + side for i in numbers for side in (0, 1)], dtype=torch.long)
-        rows = {layer: self._shards.layer(layer)[pick].to(dtype) for layer in self.layers}
-        save(Path(path).expanduser(), {**self.manifest, **changed}, index, rows, overwrite=overwrite)
+        save(self, open_folder(path), overwrite=overwrite)
         return ActivationStore.open(path)
 
+    def verify(self) -> Verification:
+        """Read every byte on disk and hold it against the checksums; print the result to see what is wrong."""
+        from steerkit.store.verification import verify_all
+
+        return verify_all(self._source.folders)
+
     def to_numpy(self) -> dict[str, Float[np.ndarray, "layer pair hidden"]]:
-        """Both sides of every layer as `{"positive": [layer, pair, hidden], "negative": ...}`, all in memory."""
-        sides = [self[layer] for layer in self.layers]
+        """Both sides of every layer as `{"positive": [layer, pair, hidden], "negative": ...}`, all in memory.
+
+        Raises:
+            InputError: A side has several tokens.
+        """
+        sides = [self.paired(layer) for layer in self.layers]
         return {
             "positive": np.stack([side.positive.numpy() for side in sides]),
             "negative": np.stack([side.negative.numpy() for side in sides]),
         }
 
+    def to_torch(self, layer: int) -> LayerDataset:
+        """One layer as a data set for `torch.utils.data.DataLoader`: pairs of positive and negative, read in batches.
+
+        Raises:
+            LayerError: The store does not hold that layer.
+        """
+        from steerkit.store.exports import LayerDataset
+
+        self._check_layer(layer)
+        return LayerDataset(self, layer)
+
+    def to_datasets(
+        self, layers: Sequence[int] | int | None = None, *, cache_dir: str | Path | None = None
+    ) -> datasets.Dataset:
+        """A `datasets.Dataset` with a row a pair: `pair`, `letter`, and `positive.<layer>`, `negative.<layer>`.
+
+        It is written to the cache of datasets a batch at a time, in float32.
+
+        Args:
+            layers: Some of the layers.
+            cache_dir: Where that cache is; its usual place without it.
+        """
+        from steerkit.store.exports import to_datasets
+
+        return to_datasets(self if layers is None else self.select(layers), cache_dir)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the rows shown, as stored."""
-        return 2 * len(self) * len(self.layers) * self.hidden_size * DTYPES[self.manifest["dtype"]].itemsize
+        if self.manifest.get("keep") == "statistics":
+            return 0
+        tokens = token_count(self) if self.is_ragged else 2 * len(self)
+        return tokens * len(self.layers) * self.hidden_size * DTYPES[self.manifest["dtype"]].itemsize
 
     def table(self) -> Table:
         """What is shown of it."""
-        m = self.manifest
-        title = f"{len(self)} pairs, {len(self.layers)} layers x {self.hidden_size}"
-        rows: list[list[Cell]] = [
-            ["model", m["model"].get("name") or "unknown"],
-            ["data", m["data"].get("name") or "unknown"],
-            ["pairs", f"{len(self)} of {m['pairs']}" if self._chosen is not None else str(len(self))],
-            ["positive letters", count_letters(self.letters)],
-            ["layers", _ranges(self.layers)],
-            ["site", self.site],
-            ["read", str(m["read"]) if m["read"] is not None else "unknown"],
-            ["template", m.get("template") or "the tokenizer's own"],
-            ["size", f"{human_size(self.nbytes)} in {m['dtype']}"],
-            ["where", "memory" if self.path is None else str(self.path)],
-        ]
-        return Table(["ActivationStore", title], rows)
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """Layers for people: runs are written as ranges."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return "layers " + ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
+        return describe(self)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from steerkit.errors import StoreError
+from steerkit.store.seals import is_sealed
+from steerkit.store.storage import Folder, read
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME = "manifest.json"
-REQUIRED = ("schema_version", "model", "site", "layers", "hidden_size", "dtype", "read", "data", "pairs",
-            "rows_per_shard")  # fmt: skip
+REQUIRED = ("schema_version", "kind", "model", "site", "layers", "hidden_size", "dtype", "read", "data", "pairs",
+            "rows_per_shard", "index_sha256", "sha256")  # fmt: skip
 MODEL_FIELDS = ("fingerprint", "architecture", "num_layers", "hidden_size", "revision", "tokenizer", "template")
 """Of the model's info. The name counts only where a fingerprint is missing: a moved folder is the same model."""
-STORE_FIELDS = ("site", "layers", "hidden_size", "dtype", "read", "template", "pairs", "rows_per_shard",
-                "steerkit_version")  # fmt: skip
+STORE_FIELDS = ("kind", "site", "layers", "hidden_size", "dtype", "read", "max_tokens", "template", "pairs",
+                "rows_per_shard", "keep", "statistics", "steerkit_version")  # fmt: skip
 
 Difference = tuple[str, Any, Any]
 """A field, what the store says of it, and what is given."""
@@ -64,22 +65,27 @@ def list_differences(found: Sequence[Difference], *, here: str) -> str:
 def identity(manifest: Mapping[str, Any]) -> str:
     """Hash over what decides the rows of a store; every shard repeats it."""
     model = {name: manifest["model"].get(name) for name in (*MODEL_FIELDS, "dtype")}
-    rest = {name: manifest.get(name) for name in STORE_FIELDS}
+    rest = {name: manifest.get(name) for name in (*STORE_FIELDS, "index_sha256")}
     text = json.dumps([model, rest, manifest["data"].get("fingerprint")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store on disk, once it is known to be one that this version can read.
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """The manifest of a store, once it is known to be whole and one that this version can read.
 
     Raises:
-        StoreError: No manifest, not JSON, another schema, or a field is missing.
+        StoreError: No manifest, not JSON, another schema, a field is missing, or it was changed.
     """
-    path = folder / NAME
-    if not path.is_file():
-        raise StoreError(f"{folder} is not an activation store: it holds no {NAME}. Give the folder that record wrote")
+    path = f"{folder.path}/{NAME}"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not folder.exists(NAME):
+            raise StoreError(f"{folder.path} is not an activation store: it holds no {NAME}. Give the folder that "
+                             "record wrote")  # fmt: skip
+        data = read(folder, NAME)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}; give a folder that can be read") from error
+    try:
+        manifest = json.loads(data)
     except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}); record again with overwrite=True") from error
     if not isinstance(manifest, dict) or "schema_version" not in manifest:
@@ -91,4 +97,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     missing = [name for name in REQUIRED if name not in manifest]
     if missing:
         raise StoreError(f"{path} lacks {', '.join(missing)}; record again with overwrite=True")
+    if not is_sealed(data, manifest.pop("sha256")):
+        raise StoreError(f"{path} is damaged: it was changed after it was written, its sha256 does not fit. Put back a "
+                         "copy, or record again with overwrite=True")  # fmt: skip
     return manifest

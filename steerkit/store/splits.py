@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from steerkit.errors import InputError
-from steerkit.store.index import Row
+from steerkit.store.index import PairRow
 
 
-def hold_out(positive: Sequence[Row], negative: Sequence[Row], *, test: float | int, seed: int) -> set[int]:
+def hold_out(pairs: Iterable[PairRow], *, test: float | int, seed: int) -> set[int]:
     """Which pairs are held out.
 
     Args:
-        positive: The index rows of the positive sides.
-        negative: Those of the negative sides.
+        pairs: What each pair is.
         test: A share of the pairs, or their number.
         seed: Of chance.
 
     Raises:
         InputError: One of the two parts would be empty.
     """
-    count = _count(test, len(positive))
-    letters = [row.get("letter") for row in positive]
-    says = [f"{a.get('text', i)} {b.get('text', i)}" for i, (a, b) in enumerate(zip(positive, negative, strict=True))]
+    letters: list[str | None] = []
+    says: list[str] = []
+    for pair in pairs:
+        letters.append(pair.letter)
+        says.append(" ".join(pair.texts) if all(pair.texts) else f"{pair.number}")
+    count = _count(test, len(letters))
     held = stratified(letters, says, count, Random(seed))
     if not held:
-        raise InputError(f"test={test!r} of {len(positive)} pairs: pairs with the same text stay together, and no such "
+        raise InputError(f"test={test!r} of {len(letters)} pairs: pairs with the same text stay together, and no such "
                          "group is small enough; hold out more")  # fmt: skip
     return set(held)
 

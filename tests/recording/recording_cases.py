@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,3 +140,14 @@ def sycophancy(data_root: Path, count: int) -> Pairs:
         sides = [Side(prompt, one[f"answer_{kind}matching_behavior"].strip()) for kind in ("", "not_")]
         items.append(ContrastPair(sides[0], sides[1], id=str(i)))
     return Pairs(items, name="sycophancy")
+
+
+def run_program(name: str, words: str) -> Any:
+    """Run a program that lies beside the tests, on one thread; what it prints as JSON."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, (here.parents[1], here.parent)))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, str(here / name), words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)

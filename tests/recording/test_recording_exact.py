@@ -60,7 +60,7 @@ def test_letter_without_letters_is_the_first_token_that_differs() -> None:
     model = tiny("llama")
     pairs = Pairs([ContrastPair(Side(ask("Mood?"), "glad"), Side(ask("Mood?"), "gloomy"))])
     store = record(model, pairs, read="letter")
-    assert [row["token"] for row in store._index] == ["a", "o"]
+    assert [row["token"] for row in store.index] == ["a", "o"]
     check(store, model, pairs, "letter")
 
 

@@ -79,10 +79,40 @@ def test_nan_is_refused_with_its_place(tmp_path: Path) -> None:
     assert not list((tmp_path / "s").rglob("*.safetensors"))
 
 
+def test_nan_is_counted(tmp_path: Path) -> None:
+    """Both sides of one question of the second shard; what is stored before stays."""
+    model = tiny("llama")
+    token = model.tokenizer.convert_tokens_to_ids("5")
+    with torch.no_grad():
+        model.hf.model.embed_tokens.weight[token] = float("nan")
+    pairs = Pairs([*choices(8), choices(6)[5]])
+    message = r"2 of 8 rows of a shard cannot be stored, .*layer 0 of pair 'q5', positive side"
+    with pytest.raises(ModelError, match=message):
+        record(model, pairs, path=tmp_path / "s", shard_pairs=4, batch_size=3)
+    assert [one.name for one in (tmp_path / "s" / "shards").iterdir()] == ["00000000-00000007.safetensors"]
+    with pytest.raises(ModelError, match=r"6 of 8 rows .* activations are NaN or infinite"):
+        record(model, Pairs([choices(1)[0], *[choices(6)[5]] * 3]), batch_size=1, read="each", max_tokens=2)
+
+
+def test_a_dead_writer_is_spoken_of_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = tmp_path / "s" / "lock.0-of-1.json"
+    note.parent.mkdir()
+    note.write_text('{"host": "node7", "pid": 123, "since": "2026-01-02T03:04:05+00:00"}')
+    record(tiny("llama"), choices(2), path=tmp_path / "s")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "process 123 on node7 since 2026-01-02T03:04:05+00:00 wrote here and died" in said[0]
+    assert not note.exists()
+
+
 def test_float16_overflow_is_refused() -> None:
     model = tiny("llama")
     with torch.no_grad():
         model.hf.model.embed_tokens.weight.mul_(1e6)
+    with pytest.raises(
+        InputError, match=r"12 of 12 rows of a shard .* pair 'q0', positive side: [\d.e+]+ is too large"
+    ):
+        record(model, choices(), dtype="float16")
     with pytest.raises(InputError, match=r"is too large for dtype='float16'; use 'bfloat16' or 'float32'"):
         record(model, choices(), dtype="float16")
     assert record(model, choices(), dtype="bfloat16")[1].positive.isfinite().all()

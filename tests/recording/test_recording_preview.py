@@ -19,7 +19,7 @@ def test_preview_marks_what_record_reads() -> None:
     assert len(shown.shown) == 4
     assert "(A) yes (B) no [bot] (⟦A⟧)" in repr(shown)
     assert ">A</span>)" in shown._repr_html_()
-    for one, row in zip(shown.shown, record(model, choices(2))._index, strict=True):
+    for one, row in zip(shown.shown, record(model, choices(2)).index, strict=True):
         assert (one.read, one.position[0]) == (row["token"], row["position"])
     mean = repr(preview_reads(model, answers(), read="mean"))
     assert "[bot]⟦ I am so very sad⟧" in mean

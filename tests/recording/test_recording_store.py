@@ -38,7 +38,7 @@ def test_the_index_says_what_each_row_is(tmp_path: Path) -> None:
     assert [row["letter"] for row in rows] == [row["token"] for row in rows] == ["A", "B", "B", "A"]
     assert len({row["text"] for row in rows}) == 4
     mean = record(tiny("llama"), answers(), read="mean")
-    first, last = mean._index[0]["position"]
+    first, last = mean.index[0]["position"]
     assert last - first + 1 == len("I am glad") + 1  # and the space before it
 
 
@@ -48,7 +48,7 @@ def test_provenance(tmp_path: Path) -> None:
     assert manifest["model"] == model.info.as_dict()
     assert manifest["data"] == {"name": "odd", "fingerprint": pairs.fingerprint}
     assert (manifest["site"], manifest["layers"], manifest["read"]) == ("resid_post", [1, 2], "letter")
-    assert (manifest["hidden_size"], manifest["dtype"], manifest["schema_version"]) == (32, "float32", 1)
+    assert (manifest["hidden_size"], manifest["dtype"], manifest["schema_version"]) == (32, "float32", 2)
     assert len(ActivationStore.open(tmp_path / "s", model=model)) == 6
     with pytest.raises(MismatchError, match=r"model\.fingerprint: the store has .* this model has"):
         ActivationStore.open(tmp_path / "s", model=tiny("llama", seed=5))

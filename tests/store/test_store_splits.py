@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from store_cases import make, make_row
 
 from steerkit.errors import InputError
+from steerkit.store.index import PairRow
 from steerkit.store.splits import hold_out, stratified
 
 
@@ -37,7 +38,7 @@ def test_a_split_can_be_split_again_and_takes_counts() -> None:
 
 def test_views_copy_nothing() -> None:
     train, test = make().split()
-    assert train._shards is test._shards
+    assert train._source is test._source
 
 
 @given(
@@ -72,6 +73,7 @@ def test_a_split_that_leaves_nothing(test: float) -> None:
 
 
 def test_pairs_that_all_say_the_same_cannot_be_split() -> None:
-    rows = [{"pair": str(i), "text": "same"} for i in range(4)]
+    row = {"pair": "0", "text": "same"}
+    pairs = [PairRow.of(i, row, row) for i in range(4)]
     with pytest.raises(InputError, match="pairs with the same text stay together"):
-        hold_out(rows, rows, test=1, seed=0)
+        hold_out(pairs, test=1, seed=0)
