@@ -9,13 +9,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import generating, peers, recording, sweeping
+from benchmarks import generating, peers, recording, storing, sweeping
 
 
 def main() -> int:
     """Run every benchmark and say which aims were met."""
     torch.set_num_threads(1)
-    results = [line for part in (sweeping, recording, generating, peers) for line in part.run()]
+    results = []
+    for part in (sweeping, recording, storing, generating, peers):
+        for line in part.run():
+            print(*line.row(), sep=" | ", file=sys.stderr, flush=True)
+            results.append(line)
     table = Table(title="Ratios, median of several runs in turns (one thread)")
     for name in ("what", "ratio", "spread", "aim", "met", "runs"):
         table.add_column(name)

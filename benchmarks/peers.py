@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import steerkit as sk
@@ -59,6 +60,7 @@ def _record_against_steering_vectors(runs: int) -> Ratio:
 
 
 def _generate_against_peers(runs: int) -> Iterator[Ratio]:
+    np.float_ = np.float64  # type: ignore[attr-defined]  # repeng names it, numpy 2 has dropped it
     from repeng import ControlModel, ControlVector
     from steering_vectors import SteeringVector
 
