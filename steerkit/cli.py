@@ -22,6 +22,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="'demo', a local folder, or a hub id.")]
 Pairs = Annotated[str, typer.Argument(help="A file of contrast pairs, or 'demo:NAME'.")]
+Store = Annotated[str, typer.Argument(help="An activation store: a folder, or an address such as s3://bucket/store.")]
 Vector = Annotated[Path, typer.Option("--vector", help="A steering vector (safetensors).")]
 Split = Annotated[Optional[str], typer.Option(help="'train' or 'test', for embedded data.")]  # noqa: UP045
 LayerList = Annotated[str, typer.Option(help="'all', or like 3,4,5 or 8-16.")]
@@ -125,7 +126,7 @@ def record(
 
 @app.command()
 def extract(
-    store: Annotated[Path, typer.Argument(help="An activation store.")],
+    store: Store,
     out: Annotated[Path, typer.Option("--out", "-o", help="File of the vector (safetensors).")],
     method: Annotated[str, typer.Option(help="mean_difference, pca, logistic or lda.")] = "mean_difference",
     test: Annotated[float, typer.Option(help="Share of the pairs held back for 'separate'.")] = 0.25,
@@ -144,7 +145,7 @@ def extract(
 
 @app.command()
 def separate(
-    store: Annotated[Path, typer.Argument(help="An activation store.")],
+    store: Store,
     vector: Vector,
     test: Annotated[float, typer.Option(help="Share of the pairs that 'extract' held back; 0 takes all.")] = 0.25,
     seed: Seed = 0,
@@ -213,25 +214,25 @@ def generate(
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="An activation store: a folder, or an address.")],
+    store: Store,
     as_json: Json = False,
 ) -> None:
     """Show what a store holds: model, data, pairs, layers, size."""
     import steerkit as sk
 
-    store = sk.ActivationStore.open(path)
-    print(json.dumps({**store.manifest, "bytes": store.nbytes}) if as_json else store)
+    opened = sk.ActivationStore.open(store)
+    print(json.dumps({**opened.manifest, "bytes": opened.nbytes}) if as_json else opened)
 
 
 @app.command()
 def verify(
-    path: Annotated[str, typer.Argument(help="An activation store: a folder, or an address.")],
+    store: Store,
     as_json: Json = False,
 ) -> None:
     """Read every byte of a store, hold it against its checksums, and say what is wrong."""
     from steerkit.store import verify as verify_store
 
-    found = verify_store(path)
+    found = verify_store(store)
     _show(found, as_json=as_json)
     if not found.ok:
         raise typer.Exit(1)

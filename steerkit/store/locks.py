@@ -98,7 +98,7 @@ class WriterLock:
         """Another number of workers would write other shards at the same time: not while one of those lives."""
         file = _lock_file(self._folder, other)
         note = _note_file(file)
-        if is_held(self._folder, other):
+        if is_held(self._folder, other, patience=PATIENCE):
             raise StoreError(f"{self._folder} is being written by {other.world} workers, one of them is "
                              f"{_tell(note)}; this one is {self._worker}. Wait until they are done, or give "
                              "another path")  # fmt: skip
@@ -135,12 +135,18 @@ def lock_owners(folder: Path) -> list[Worker]:
     return sorted({Worker(int(one[1]), int(one[2])) for one in found if one}, key=str)
 
 
-def is_held(folder: Path, worker: Worker) -> bool:
-    """Whether some process writes this worker's shards at this moment."""
+def is_held(folder: Path, worker: Worker, *, patience: float = 0.0) -> bool:
+    """Whether some process writes this worker's shards at this moment.
+
+    Args:
+        folder: The store's folder.
+        worker: Whose shards.
+        patience: Seconds to look again, so that another one who only looks is not taken for a writer.
+    """
     path = _lock_file(folder, worker)
     if not path.exists():
         return False
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=patience, poll_interval=0.02)
     try:
         with lock:
             if not _note_file(path).exists():

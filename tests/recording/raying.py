@@ -108,4 +108,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False, logging_level=40)
     place = Path(json.loads(sys.argv[2])["folder"])
-    print(json.dumps(globals()[sys.argv[1]](place)))
+    found = json.dumps(globals()[sys.argv[1]](place))
+    (place / "found.json").write_text(found)  # Ray writes lines of its own to stdout

@@ -17,10 +17,29 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from store_cases import about, begin, begin_and_put, edit, files, fill, interrupt, lines, shard, start, values, wait
 
 from steerkit.errors import InputError, MismatchError, StoreError
 from steerkit.store import ActivationStore, StoreWriter, Worker, verify
+from steerkit.store.locks import WriterLock
+
+
+def test_one_who_looks_at_a_dead_workers_lock_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / "lock.2-of-3").touch()  # left by a worker that died
+    looking, done = FileLock(tmp_path / "lock.2-of-3"), threading.Event()
+
+    def look() -> None:
+        with looking:
+            done.set()
+            time.sleep(0.1)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    done.wait()
+    with WriterLock(tmp_path, Worker(1, 2)):
+        pass
+    looker.join()
 
 
 def test_a_store_that_was_filled_in_two_goes_is_the_same(tmp_path: Path) -> None:
@@ -105,7 +124,7 @@ worker = Worker(*map(int, sys.argv[3:]))
 with StoreWriter(sys.argv[1], about(9), worker=worker) as writer:
     writer.begin(lines(9), path_taken="packed")
     writer.put((0, 8), *shard(rows, None, (0, 8)))
-    writer._background.flush()
+    writer.flush()
     print("holds", flush=True)
     time.sleep(60)
 """
