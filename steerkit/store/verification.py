@@ -70,7 +70,8 @@ class Verification(Tabular):
         if self.ok:
             return Table(["verified", read], [["result", "whole: every byte is as it was written"]])
         rows = [[one.file, one.wrong, one.todo] for one in self.problems]
-        return Table(["file", "what is wrong", "what to do"], rows, title=f"{read}; {len(rows)} problems")
+        count = "1 problem" if len(rows) == 1 else f"{len(rows)} problems"
+        return Table(["file", "what is wrong", "what to do"], rows, title=f"{read}; {count}")
 
     def to_frame(self) -> pd.DataFrame:
         """The problems, one a row."""
