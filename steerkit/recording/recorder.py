@@ -140,5 +140,7 @@ def _fill(job: Job, writer: StoreWriter, todo: Iterable[Span], report: Progress)
     for first, end in todo:
         rows, offsets = runner.shard(job.planner.between(first // 2, end // 2))
         writer.put((first, end), rows, offsets if ragged else None)
+        if writer.worker.world > 1:
+            writer.settle()  # so that a worker that is killed costs one shard; alone, writing goes on behind the next
     if runner.halvings:
         report.say(f"memory ran out {runner.halvings} times; batch_tokens={runner.tokens} was enough in the end")

@@ -270,8 +270,12 @@ class StoreWriter:
         if self.follower is not None:
             self.follower.put(span, rows, offsets)
 
+    def settle(self) -> None:
+        """Wait until the shards that were put lie on the disk; an error in writing one is raised."""
+        self._background.flush()
+
     def flush(self) -> None:
-        """Wait until all that was put is written.
+        """Wait until all that was put is written, the follower's file too.
 
         Raises:
             StoreError: A shard could not be written.
