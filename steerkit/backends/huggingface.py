@@ -118,6 +118,22 @@ class HuggingFaceModel:
             DataError: A prompt is longer than the model's context.
         """
         batch = prompts if isinstance(prompts, Batch) else self.encode(prompts)
+        return self.run(batch, columns=columns, until=until, prefix=prefix)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        columns: Sequence[int] | None = None,
+        until: int | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Logits of a forward pass, with gradients where they are on: what training calls; see `forward`.
+
+        Raises:
+            LayerError: `until` is not a block of the model.
+            ModelError: `prefix` comes from another backend.
+        """
         arguments = self._arguments(batch, prefix)
         if columns is not None:
             arguments["logits_to_keep"] = torch.tensor(list(columns), device=self.device)

@@ -65,8 +65,8 @@ def shared(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, sign: str) -> 
     return {**kept, "made_from": f"{term(mine)} {sign} {term(theirs)}"}
 
 
-def check_made_with(meta: Mapping[str, Any], info: Mapping[str, Any]) -> None:
-    """Refuse another model, tokenizer or chat template than the vector was made with, where both are known.
+def check_made_with(meta: Mapping[str, Any], info: Mapping[str, Any], *, what: str = "vector") -> None:
+    """Refuse another model, tokenizer or chat template than a vector was made with, where both are known.
 
     Raises:
         MismatchError: With both values, and how to go on.
@@ -77,7 +77,7 @@ def check_made_with(meta: Mapping[str, Any], info: Mapping[str, Any]) -> None:
         if before and now and before != now:
             there, here = made.get("name") or "its model", info.get("name") or "this model"
             raise MismatchError(
-                f"the vector was made with another {word}: {key} {before} ({there}), here {now} ({here}); make it "
+                f"the {what} was made with another {word}: {key} {before} ({there}), here {now} ({here}); make it "
                 "again with this model, or pass override=True to use it as it is"
             )
 
