@@ -1,76 +1,30 @@
-"""The verbs of steerkit on the command line, in the words of the Python calls."""
+"""Commands that find a direction and steer with it."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from steerkit.errors import InputError, SteerkitError
-
-app = typer.Typer(
-    name="steerkit",
-    help="Find a direction in a language model, see whether it is real, and steer with it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+from steerkit.cli.application import (
+    Json,
+    LayerList,
+    Model,
+    Pairs,
+    Plot,
+    Seed,
+    Split,
+    Store,
+    Vector,
+    app,
+    coefficients,
+    device_name,
+    layer_list,
+    show,
 )
-
-Model = Annotated[str, typer.Argument(help="'demo', a local folder, or a hub id.")]
-Pairs = Annotated[str, typer.Argument(help="A file of contrast pairs, or 'demo:NAME'.")]
-Store = Annotated[str, typer.Argument(help="An activation store: a folder, or an address such as s3://bucket/store.")]
-Vector = Annotated[Path, typer.Option("--vector", help="A steering vector (safetensors).")]
-Split = Annotated[Optional[str], typer.Option(help="'train' or 'test', for embedded data.")]  # noqa: UP045
-LayerList = Annotated[str, typer.Option(help="'all', or like 3,4,5 or 8-16.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Plot = Annotated[Optional[Path], typer.Option("--plot", help="Write the figure to this HTML file.")]  # noqa: UP045
-Seed = Annotated[int, typer.Option(help="Of the split.")]
-
-
-def _layers(text: str) -> Any:
-    if text == "all":
-        return text
-    try:
-        spans = [part.split("-") for part in text.split(",")]
-        return [layer for span in spans for layer in range(int(span[0]), int(span[-1]) + 1)]
-    except ValueError:
-        raise InputError(f"--layers {text!r} is not valid; give 'all', or layers like 3,4,5 or 8-16") from None
-
-
-def _coefs(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--coefs {text!r} is not valid; give numbers like -1,0,1") from None
-
-
-def _device(name: str | None) -> str | None:
-    """The device meant; with several processes on a machine, as torchrun starts them, each has its own GPU."""
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local}" if name == "cuda" and local else name
-
-
-def _show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:
-    print(result.to_json() if as_json else result)
-    if plot is not None:
-        result.plot().write_html(plot)
-        print(f"figure: {plot}", file=sys.stderr)
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the report and what it was made from.")] = Path("steerkit-demo"),
-    as_json: Json = False,
-) -> None:
-    """Run the whole pipeline on the embedded model and write a report."""
-    from steerkit.demo.run import run_demo
-
-    result = run_demo(out, progress=not as_json)
-    print(result.to_json() if as_json else result)
+from steerkit.errors import InputError
 
 
 @app.command()
@@ -106,19 +60,19 @@ def record(
         raise InputError(f"--engine {engine!r} is not valid; give local or ray")
     where = int(read) if read is not None and read.lstrip("-").isdigit() else read
     choices: dict[str, Any] = {
-        "path": out, "layers": _layers(layers), "site": site, "read": where, "max_tokens": max_tokens, "dtype": dtype,
-        "statistics": statistics, "keep": keep, "batch_tokens": batch_tokens, "batch_size": batch_size,
-        "shard_pairs": shard_pairs,
+        "path": out, "layers": layer_list(layers), "site": site, "read": where, "max_tokens": max_tokens,
+        "dtype": dtype, "statistics": statistics, "keep": keep, "batch_tokens": batch_tokens,
+        "batch_size": batch_size, "shard_pairs": shard_pairs,
     }  # fmt: skip
     data = sk.load_pairs(pairs, split=split)
     if dry_run:
-        _show(plan_recording(sk.load(model, device=_device(device)), data, **choices), as_json=as_json)
+        show(plan_recording(sk.load(model, device=device_name(device)), data, **choices), as_json=as_json)
         return
     choices |= {"overwrite": overwrite, "progress": not as_json}
     if engine == "ray":
         store = record_with_ray(model, data, **choices, workers=workers, num_gpus=num_gpus)
     else:
-        store = sk.record(sk.load(model, device=_device(device)), data, **choices)
+        store = sk.record(sk.load(model, device=device_name(device)), data, **choices)
         if Worker.here().rank:
             return
     print(json.dumps({"store": str(out), "pairs": len(store), "layers": list(store.layers)}) if as_json else store)
@@ -157,7 +111,7 @@ def separate(
 
     opened = sk.ActivationStore.open(store)
     held_out = opened.split(test=test, seed=seed)[1] if test else opened
-    _show(sk.separation(held_out, sk.SteeringVector.load(vector)), as_json=as_json, plot=plot)
+    show(sk.separation(held_out, sk.SteeringVector.load(vector)), as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -175,10 +129,10 @@ def sweep(
     import steerkit as sk
 
     grid = sk.sweep(
-        sk.load(model), sk.SteeringVector.load(vector), sk.load_pairs(pairs, split=split), layers=_layers(layers),
-        coefs=_coefs(coefs), progress=not as_json,
+        sk.load(model), sk.SteeringVector.load(vector), sk.load_pairs(pairs, split=split), layers=layer_list(layers),
+        coefs=coefficients(coefs), progress=not as_json,
     )  # fmt: skip
-    _show(grid, as_json=as_json, plot=plot)
+    show(grid, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -233,36 +187,6 @@ def verify(
     from steerkit.store import verify as verify_store
 
     found = verify_store(store)
-    _show(found, as_json=as_json)
+    show(found, as_json=as_json)
     if not found.ok:
         raise typer.Exit(1)
-
-
-@app.command()
-def doctor(
-    model: Annotated[Optional[str], typer.Argument(help="'demo', a folder, or a hub id.")] = None,  # noqa: UP045
-    as_json: Json = False,
-) -> None:
-    """Print versions and devices; for a model, its layout and a live proof that steering reaches it."""
-    from steerkit.doctor import examine
-
-    found = examine(model)
-    _show(found, as_json=as_json)
-    if not found.healthy:
-        raise typer.Exit(1)
-
-
-def main() -> None:
-    """Run a command; what the user got wrong is one line on standard error and exit code 1."""
-    try:
-        app()
-    except SteerkitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m steerkit.cli`."""
+
+from steerkit.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""The application, and what its commands have in common."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from steerkit.errors import InputError
+
+app = typer.Typer(
+    name="steerkit",
+    help="Find a direction in a language model, see whether it is real, steer with it, and put it into the weights.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Argument(help="'demo', a local folder, or a hub id.")]
+Pairs = Annotated[str, typer.Argument(help="A file of contrast pairs, or 'demo:NAME'.")]
+Store = Annotated[str, typer.Argument(help="An activation store: a folder, or an address such as s3://bucket/store.")]
+Vector = Annotated[Path, typer.Option("--vector", help="A steering vector (safetensors).")]
+Split = Annotated[Optional[str], typer.Option(help="'train' or 'test', for embedded data.")]  # noqa: UP045
+LayerList = Annotated[str, typer.Option(help="'all', or like 3,4,5 or 8-16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Plot = Annotated[Optional[Path], typer.Option("--plot", help="Write the figure to this HTML file.")]  # noqa: UP045
+Seed = Annotated[int, typer.Option(help="Of the split.")]
+
+
+def layer_list(text: str) -> Any:
+    """Layers from the text of an option."""
+    if text == "all":
+        return text
+    try:
+        spans = [part.split("-") for part in text.split(",")]
+        return [layer for span in spans for layer in range(int(span[0]), int(span[-1]) + 1)]
+    except ValueError:
+        raise InputError(f"--layers {text!r} is not valid; give 'all', or layers like 3,4,5 or 8-16") from None
+
+
+def coefficients(text: str) -> list[float]:
+    """Numbers from the text of an option."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--coefs {text!r} is not valid; give numbers like -1,0,1") from None
+
+
+def device_name(name: str | None) -> str | None:
+    """The device meant; with several processes on a machine, as torchrun starts them, each has its own GPU."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if name == "cuda" and local else name
+
+
+def show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:
+    """Print a result, and write its figure."""
+    print(result.to_json() if as_json else result)
+    if plot is not None:
+        result.plot().write_html(plot)
+        print(f"figure: {plot}", file=sys.stderr)

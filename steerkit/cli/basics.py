@@ -1,0 +1,36 @@
+"""Commands for the whole: the demo, and what this machine and a model can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from steerkit.cli.application import Json, app, show
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report and what it was made from.")] = Path("steerkit-demo"),
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on the embedded model and write a report."""
+    from steerkit.demo.run import run_demo
+
+    result = run_demo(out, progress=not as_json)
+    print(result.to_json() if as_json else result)
+
+
+@app.command()
+def doctor(
+    model: Annotated[Optional[str], typer.Argument(help="'demo', a folder, or a hub id.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Print versions and devices; for a model, its layout and a live proof that steering reaches it."""
+    from steerkit.doctor import examine
+
+    found = examine(model)
+    show(found, as_json=as_json)
+    if not found.healthy:
+        raise typer.Exit(1)
