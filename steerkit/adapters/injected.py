@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,24 @@ class Injected:
         config = deepcopy(config)
         config.inference_mode = False
         try:
-            if self._tuner is None:
-                self._tuner = LoraModel(self._hf, {name: config}, name)
-            else:
-                self._tuner.peft_config[name] = config
-                self._tuner.inject_adapter(self._hf, name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", message="`lora_bias=True` was passed"
+                )  # of merging, said when merging
+                if self._tuner is None:
+                    self._tuner = LoraModel(self._hf, {name: config}, name)
+                else:
+                    self._tuner.peft_config[name] = config
+                    self._tuner.inject_adapter(self._hf, name)
         except ValueError as error:
             raise InputError(f"the adapter does not fit {self._hf.config.model_type}: {error}") from error
         self._layers = [module for module in self._hf.modules() if isinstance(module, LoraLayer)]
         for module in self.dropouts(name):
             module.eval()
+        for one in self._parameters(
+            name
+        ).values():  # peft puts them into the base's format, which may be half precision
+            one.data = one.data.to(torch.promote_types(one.dtype, torch.float32))
         if weights is not None:
             self._fill(name, weights)
 
