@@ -13,7 +13,8 @@ SteerkitError
 ├── SteeringError              edits used in a way that cannot be carried out
 └── ConformanceError           (steerkit.testing) a part does not keep its contract
 SteerkitWarning (UserWarning)
-└── NoEffectWarning            an edit that touched nothing
+├── NoEffectWarning            an edit that touched nothing
+└── LengthBiasWarning          preferences whose chosen answers can be told by their length
 ```
 
 A message says what was given, what is valid and what to do.
@@ -68,3 +69,7 @@ class SteerkitWarning(UserWarning):
 
 class NoEffectWarning(SteerkitWarning):
     """An edit touched no token: the answers are those of the unsteered model."""
+
+
+class LengthBiasWarning(SteerkitWarning):
+    """The chosen answers of preferences are longer (or shorter) too often: what is learned may be length alone."""

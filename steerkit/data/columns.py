@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from steerkit.data.chat import Prompt
 from steerkit.data.pairs import ContrastPair, Side
-from steerkit.data.preferences import read_side
+from steerkit.data.preference_rows import read_question, read_side
 from steerkit.data.rows import Row
 
 KEYS = (
@@ -38,20 +37,15 @@ def read_columns(row: Row) -> ContrastPair:
     if {"positive_prompt", "negative_prompt"} & names:
         sides = [Side(row.prompt(f"{s}_prompt"), _answer(row, s)) for s in _SIDES]
     elif {"positive_system", "negative_system"} & names:
-        sides = [Side(_asked(row, f"{s}_system"), _answer(row, s)) for s in _SIDES]
+        sides = [Side(read_question(row, f"{s}_system"), _answer(row, s)) for s in _SIDES]
     elif "question" in names:
-        sides = [Side(_asked(row, "system" if "system" in names else None), row.text(s)) for s in _SIDES]
+        sides = [Side(read_question(row, "system" if "system" in names else None), row.text(s)) for s in _SIDES]
     else:
         sides = [read_side(row, s, "prompt") for s in _SIDES]
     return ContrastPair(sides[0], sides[1], id=str(row.index))
 
 
 _SIDES = ("positive", "negative")
-
-
-def _asked(row: Row, system: str | None) -> Prompt:
-    above = [] if system is None else [{"role": "system", "content": row.text(system)}]
-    return Prompt([*above, {"role": "user", "content": row.text("question")}])
 
 
 def _answer(row: Row, side: str) -> str:

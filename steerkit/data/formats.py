@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from steerkit.data import caa, columns, preferences
+from steerkit.data import caa, columns, preference_rows
 from steerkit.data.pairs import ContrastPair
 from steerkit.data.rows import Row
 from steerkit.errors import DataError
@@ -27,7 +27,7 @@ class Format:
 FORMATS = {
     "caa": Format(caa.KEYS, caa.read_question),
     "evals": Format(caa.KEYS[:1], caa.read_question),
-    "preferences": Format(preferences.KEYS, preferences.read_preference),
+    "preferences": Format(preference_rows.KEYS, preference_rows.read_preference),
     "pairs": Format(columns.KEYS, columns.read_columns),
 }
 """All formats by name. CAA's files and Anthropic's evaluations have the same keys; the latter come as JSON lines."""

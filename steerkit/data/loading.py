@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from steerkit.data.chat import TEMPLATES, Prompt
+from steerkit.data.collecting import ON_BAD, collect, given_pair, open_items
 from steerkit.data.formats import FORMATS, detect
-from steerkit.data.pairs import ContrastPair, Pairs, check_choice, pair_key, prompt_text
+from steerkit.data.pairs import Pairs, check_choice
 from steerkit.data.rows import ItemError, Row, read_text
 from steerkit.data.sources import Source, open_source
 from steerkit.errors import DataError
@@ -26,8 +25,8 @@ def load_pairs(
     """Contrast pairs from a file, the embedded demo, a dataset or a list.
 
     Args:
-        source: A path (`.json`, `.jsonl`, `.csv`, `.tsv`), `"demo:NAME"`, a `datasets.Dataset` or `DatasetDict`, or a
-            list of dicts, of `(positive, negative)` tuples, or of `ContrastPair`.
+        source: A path (`.json`, `.jsonl`, `.csv`, `.tsv`, `.parquet`), `"demo:NAME"`, a `datasets.Dataset` or
+            `DatasetDict`, or a list of dicts, of `(positive, negative)` tuples, or of `ContrastPair`.
         format: `"caa"`, `"evals"`, `"preferences"` or `"pairs"`; `None` tells it from the fields.
         split: Part of the demo's data (`"train"`, `"test"`) or of a `DatasetDict`.
         template: A prompt template by name, `"plain"` or `"llama-2-caa"`; `None` is the tokenizer's own.
@@ -43,33 +42,15 @@ def load_pairs(
         >>> len(pairs), pairs.format
         (2, 'pairs')
     """
-    check_choice("on_bad", on_bad, ("raise", "skip"))
+    check_choice("on_bad", on_bad, ON_BAD)
     if format is not None:
         check_choice("format", format, tuple(FORMATS))
     if template is not None:
         check_choice("template", template, TEMPLATES)
-    found, chosen = _open(source, format, split)
-    pairs, skipped = _collect(found, _given if found.given else FORMATS[chosen].read, on_bad)
+    found = open_items(source, split=split)
+    chosen = format or ("pairs" if found.given else _detect(found))
+    pairs, skipped = collect(found, given_pair if found.given else FORMATS[chosen].read, on_bad=on_bad)
     return Pairs(pairs, name=found.name, source=found.text, format=chosen, template=template, skipped=skipped)
-
-
-def _open(source: Any, given: str | None, split: str | None) -> tuple[Source, str]:
-    """The items of a source, and their format."""
-    if isinstance(source, Sequence) and source and all(isinstance(one, ContrastPair) for one in source):
-        rows = [Row({_PAIR: pair}, i, f"item {i} of the list") for i, pair in enumerate(source)]
-        return Source("list", "a list", rows, given=True), given or "pairs"
-    found = open_source(source, split=split)
-    return found, given or _detect(found)
-
-
-_PAIR = "pair"
-
-
-def _given(row: Row) -> ContrastPair:
-    pair = row.value(_PAIR)
-    if not isinstance(pair, ContrastPair):
-        raise row.bad(f"{pair!r:.60} is not a ContrastPair", "not a pair")
-    return pair
 
 
 def _detect(found: Source) -> str:
@@ -83,38 +64,6 @@ def _detect(found: Source) -> str:
         except DataError as error:
             first = first or error
     raise first or DataError(f"{found.text} is empty; it must hold at least one item")
-
-
-def _collect(
-    found: Source, read: Callable[[Row], ContrastPair], on_bad: str
-) -> tuple[list[ContrastPair], dict[str, int]]:
-    """All pairs that can be used, each once, and how many items were left out for which reason."""
-    pairs: list[ContrastPair] = []
-    skipped: Counter[str] = Counter()
-    seen: dict[str, str] = {}
-    for row in found.rows:
-        try:
-            pairs.append(_pair(row, read, seen))
-        except ItemError as error:
-            if on_bad == "raise":
-                raise ItemError(f'{error}; or leave bad items out with on_bad="skip"', error.reason) from None
-            skipped[error.reason] += 1
-    return pairs, dict(skipped)
-
-
-def _pair(row: Row | ItemError, read: Callable[[Row], ContrastPair], seen: dict[str, str]) -> ContrastPair:
-    if isinstance(row, ItemError):
-        raise row
-    pair = read(row)
-    one, other = pair.positive, pair.negative
-    if one.prompt == other.prompt and one.answer.strip() == other.answer.strip():
-        raise row.bad(f"both sides are the same ({one.answer or prompt_text(one.prompt)!r:.60}); a pair must differ in "
-                      "its prompt or its answer", "identical sides")  # fmt: skip
-    key = pair_key(pair)
-    if key in seen:
-        raise row.bad(f"repeats {seen[key]}; a pair counts once", "duplicate")
-    seen[key] = row.where
-    return pair
 
 
 def load_questions(source: Any, *, split: str | None = None) -> list[Prompt]:

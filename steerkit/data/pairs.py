@@ -115,7 +115,7 @@ class Pairs(Tabular, Sequence[ContrastPair]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", tuple(self.items))
         if not self.items:
-            raise DataError(f"{self.name}: no pairs left{_counted(self.skipped)}; give at least one")
+            raise DataError(f"{self.name}: no pairs left{counted(self.skipped)}; give at least one")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -170,7 +170,7 @@ class Pairs(Tabular, Sequence[ContrastPair]):
         Source: CAA scores only A and B. In its survival-instinct data 88 of 903 pairs have another answer.
         """
         kept = tuple(p for p in self if p.is_choice and p.positive_letter in letters and p.negative_letter in letters)
-        return replace(self, items=kept, skipped=_more(self.skipped, OTHER_LETTERS, len(self) - len(kept)))
+        return replace(self, items=kept, skipped=more(self.skipped, OTHER_LETTERS, len(self) - len(kept)))
 
     def split(self, *, test: float = 0.25, seed: int = 0) -> tuple[Pairs, Pairs]:
         """Two parts, drawn at random with a seed; each keeps the order of the whole.
@@ -221,7 +221,7 @@ class Pairs(Tabular, Sequence[ContrastPair]):
             elif on_long == "raise":
                 raise DataError(f"{self.name}: pair {pair.id!r} has {longest} tokens, the model's context is {context}"
                                 '; shorten it, or leave long pairs out with on_long="skip"')  # fmt: skip
-        return replace(self, items=tuple(kept), skipped=_more(self.skipped, TOO_LONG, len(self) - len(kept)))
+        return replace(self, items=tuple(kept), skipped=more(self.skipped, TOO_LONG, len(self) - len(kept)))
 
     def table(self) -> Table:
         """What is shown of it."""
@@ -236,15 +236,15 @@ class Pairs(Tabular, Sequence[ContrastPair]):
         template = f", template {self.template}" if self.template else ""
         title = f"{self.name}: {len(self)} pairs from {self.source} (format {self.format}{template})"
         columns = ["side", "A", "B", "beyond A/B", "no letter", "mean prompt characters", "mean answer characters"]
-        return Table(columns, rows, title + _counted(self.skipped), note=self._example())
+        return Table(columns, rows, title + counted(self.skipped), note=self._example())
 
     def _example(self) -> str:
         positive, negative = self.items[0].positive, self.items[0].negative
-        shown = [_short(prompt_text(positive.prompt))]
+        shown = [short(prompt_text(positive.prompt))]
         if positive.prompt != negative.prompt:
-            shown.append(f"or {_short(prompt_text(negative.prompt))}")
+            shown.append(f"or {short(prompt_text(negative.prompt))}")
         if positive.answer or negative.answer:
-            shown.append(f"-> {_short(positive.answer)} or {_short(negative.answer)}")
+            shown.append(f"-> {short(positive.answer)} or {short(negative.answer)}")
         return "example: " + " ".join(shown)
 
 
@@ -273,13 +273,16 @@ def check_choice(name: str, value: object, valid: Sequence[str]) -> None:
         raise DataError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, valid))}")
 
 
-def _short(text: str, most: int = 60) -> str:
+def short(text: str, most: int = 60) -> str:
+    """A text as a table quotes it, without its middle where it is long."""
     return repr(text if len(text) <= most else text[: most // 2] + " ... " + text[-most // 2 :])
 
 
-def _counted(skipped: Mapping[str, int]) -> str:
+def counted(skipped: Mapping[str, int]) -> str:
+    """What was skipped, in words."""
     return "; skipped " + ", ".join(f"{count} ({reason})" for reason, count in skipped.items()) if skipped else ""
 
 
-def _more(skipped: Mapping[str, int], reason: str, count: int) -> dict[str, int]:
+def more(skipped: Mapping[str, int], reason: str, count: int) -> dict[str, int]:
+    """The counts with so many more for a reason."""
     return {**skipped, reason: skipped.get(reason, 0) + count} if count else dict(skipped)

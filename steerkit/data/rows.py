@@ -1,4 +1,4 @@
-"""Rows of a file: JSON, JSON lines or CSV, each with the place that an error names."""
+"""Rows of a file: JSON, JSON lines, CSV or Parquet, each with the place that an error names."""
 
 from __future__ import annotations
 
@@ -104,11 +104,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: There is no such file, it is a folder, it is empty, or it is not UTF-8.
     """
-    if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir())[:8]
-        raise DataError(f"{path} is a folder, not a file; name one file in it: {', '.join(inside) or 'it is empty'}")
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+    _check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,8 +114,16 @@ def read_text(path: Path) -> str:
     return text
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(child.name for child in path.iterdir())[:8]
+        raise DataError(f"{path} is a folder, not a file; name one file in it: {', '.join(inside) or 'it is empty'}")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+
+
 def read_rows(path: Path, *, texts: str = "") -> list[Row | ItemError]:
-    """The items of a file, by its suffix and how it begins: CSV, JSON lines, or one JSON list.
+    """The items of a file, by its suffix and how it begins: Parquet, CSV, JSON lines, or one JSON list.
 
     A line of JSON lines or CSV that cannot be read is an `ItemError` in its place.
 
@@ -130,17 +134,31 @@ def read_rows(path: Path, *, texts: str = "") -> list[Row | ItemError]:
     Raises:
         DataError: The file as a whole cannot be read.
     """
-    text = read_text(path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        rows = _csv_rows(text, path)
-    elif path.suffix.lower() in (".jsonl", ".ndjson") or text.lstrip().startswith("{"):
-        rows = _json_lines(text, path, texts)
-    else:
-        rows = _json_list(text, path, texts)
-    found = list(rows)
+    found = list(_parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path, texts))
     if not found:
         raise DataError(f"{path} holds no items; it must hold at least one")
     return found
+
+
+def _text_rows(path: Path, texts: str) -> Iterator[Row | ItemError]:
+    text = read_text(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _csv_rows(text, path)
+    if path.suffix.lower() in (".jsonl", ".ndjson") or text.lstrip().startswith("{"):
+        return _json_lines(text, path, texts)
+    return _json_list(text, path, texts)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    _check_file(path)
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not Parquet ({error})") from error
+    return (Row(fields, i, f"{path}, row {i}") for i, fields in enumerate(table.to_pylist()))
 
 
 def as_row(value: object, index: int, where: str, *, texts: str = "") -> Row | ItemError:

@@ -68,20 +68,21 @@ def open_source(source: Any, *, split: str | None, prefix: str = "", texts: str 
 
 
 def demo_file(name: str, split: str, *, prefix: str = "") -> Path:
-    """The file of an embedded behavior.
+    """The file of an embedded behavior, or of the embedded preferences.
 
     Raises:
         DataError: The package has no such behavior or part.
     """
     folder = Path(str(resources.files("steerkit"))) / DEMO / "data"
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-    if name not in names:
-        raise DataError(f"the demo has no data named {name!r}; choose one of {', '.join(f'demo:{n}' for n in names)}")
-    stems = sorted(child.stem for child in (folder / name).glob("*.json"))
-    splits = [stem.removeprefix(prefix) for stem in stems if stem.startswith(_OPEN) == (prefix == _OPEN)]
-    if split not in splits:
-        raise DataError(f"split={split!r} is not a part of demo:{name}; choose one of {', '.join(splits)}")
-    return folder / name / f"{prefix}{split}.json"
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.glob("*/*.json*")):
+        if path.stem.startswith(_OPEN) == (prefix == _OPEN):
+            found.setdefault(path.parent.name, {})[path.stem.removeprefix(prefix)] = path
+    if name not in found:
+        raise DataError(f"the demo has no data named {name!r}; choose one of {', '.join(f'demo:{n}' for n in found)}")
+    if split not in found[name]:
+        raise DataError(f"split={split!r} is not a part of demo:{name}; choose one of {', '.join(found[name])}")
+    return found[name][split]
 
 
 def _part(parts: Any, split: str | None) -> Any:

@@ -160,7 +160,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: load_pairs([GOOD], format="caa"), r"item 0 of the list: field 'question' is missing"),
     (
         lambda: load_pairs("demo:greed"),
-        r"no data named 'greed'; choose one of demo:mood, demo:refusal, demo:sycophancy",
+        r"no data named 'greed'; choose one of demo:mood, demo:preferences, demo:refusal, demo:sycophancy",
     ),
     (lambda: load_pairs("demo"), r"the demo has no data named ''; choose one of demo:mood"),
     (
