@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from steerkit.diagnostics.divergence import Divergence
+from steerkit.diagnostics.imitation import Fidelity, fidelity
 from steerkit.diagnostics.projections import Projection, projection
 from steerkit.diagnostics.separability import Separation, separation
 from steerkit.diagnostics.similarity import Similarity, layer_similarity, vector_similarity
@@ -9,11 +11,14 @@ from steerkit.diagnostics.spectrum import PrincipalComponents, principal_compone
 from steerkit.diagnostics.tokens import TokenProjection, token_projection
 
 __all__ = [
+    "Divergence",
+    "Fidelity",
     "PrincipalComponents",
     "Projection",
     "Separation",
     "Similarity",
     "TokenProjection",
+    "fidelity",
     "layer_similarity",
     "principal_components",
     "projection",

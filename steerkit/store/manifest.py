@@ -19,6 +19,8 @@ MODEL_FIELDS = ("fingerprint", "architecture", "num_layers", "hidden_size", "rev
 """Of the model's info. The name counts only where a fingerprint is missing: a moved folder is the same model."""
 STORE_FIELDS = ("kind", "site", "layers", "hidden_size", "dtype", "read", "max_tokens", "template", "pairs",
                 "rows_per_shard", "keep", "statistics", "steerkit_version")  # fmt: skip
+CONTRAST = "contrast"
+"""Only in a store of differences: what was held against what. Its rows are a difference and a base state, no sides."""
 
 Difference = tuple[str, Any, Any]
 """A field, what the store says of it, and what is given."""
@@ -49,6 +51,8 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[Dif
     if stored["data"].get("fingerprint") != given["data"].get("fingerprint"):
         found.append(("data.fingerprint", stored["data"].get("fingerprint"), given["data"].get("fingerprint")))
     found += [(f, stored.get(f), given.get(f)) for f in STORE_FIELDS if stored.get(f) != given.get(f)]
+    there, here = stored.get(CONTRAST, {}), given.get(CONTRAST, {})
+    found += [(f"{CONTRAST}.{f}", there.get(f), here.get(f)) for f in {**there, **here} if there.get(f) != here.get(f)]
     return found
 
 
@@ -66,6 +70,7 @@ def identity(manifest: Mapping[str, Any]) -> str:
     """Hash over what decides the rows of a store; every shard repeats it."""
     model = {name: manifest["model"].get(name) for name in (*MODEL_FIELDS, "dtype")}
     rest = {name: manifest.get(name) for name in (*STORE_FIELDS, "index_sha256")}
+    rest |= {name: manifest[name] for name in (CONTRAST,) if name in manifest}
     text = json.dumps([model, rest, manifest["data"].get("fingerprint")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

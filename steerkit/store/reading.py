@@ -13,6 +13,7 @@ from steerkit.errors import InputError, LayerError, StoreError
 from steerkit.points import Site
 from steerkit.store.describe import name_layers
 from steerkit.store.index import IndexFile, PairRow, Row
+from steerkit.store.manifest import CONTRAST
 from steerkit.store.paired import Paired
 from steerkit.store.ragged import RaggedPaired
 from steerkit.store.rows import Numbers, Rows, gather_pairs, gather_ragged
@@ -89,9 +90,12 @@ class StoredPairs:
         """One layer as rows of one token a side, or a refusal.
 
         Raises:
-            InputError: A side has several tokens.
+            InputError: A side has several tokens, or the rows are differences and not sides.
             LayerError: The store does not hold that layer.
         """
+        if CONTRAST in self.manifest:
+            raise InputError("this store holds differences and base states, not the two sides of pairs; open it with "
+                             "Differences.open, whose vector() is the mean difference")  # fmt: skip
         found = self[layer] if not self.is_ragged else None
         if not isinstance(found, Paired):
             raise InputError('this store holds several tokens a side (read="each"); pool it: store.pool("mean") or '
