@@ -80,7 +80,8 @@ def test_the_logit_error_is_that_of_the_reloaded_model(tmp_path: Path) -> None:
     merged = save_merged(model, adapter, tmp_path / "merged", prompts=PROMPTS[0])
     again = reload(tmp_path / "merged", like=model)
     found = (again.forward(PROMPTS[0]).float() - adapter.on(model).forward(PROMPTS[0]).float()).abs().max()
-    assert merged.logit_error == pytest.approx(float(found))
+    step = 2**-9  # of bfloat16 at this size: its kernels round by where the numbers lie in memory
+    assert merged.logit_error == pytest.approx(float(found), abs=step)
 
 
 def test_the_logit_error_of_another_precision_is_that_of_its_rounded_weights(tmp_path: Path) -> None:
