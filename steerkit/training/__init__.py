@@ -1,0 +1,1 @@
+"""Train weights that do by themselves what an edit, an instruction or a preference does."""

@@ -1,0 +1,1 @@
+"""Weights that reach wanted states by themselves: samples, targets, losses, the student."""

@@ -1,0 +1,217 @@
+"""What a distillation made: an adapter, and how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steerkit.adapters import Adapted, Adapter, FullWeights
+from steerkit.backends.base import Batch, Prefix
+from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.data.chat import PromptLike
+from steerkit.errors import InputError, SteeringError
+from steerkit.steering import Edit, Steer
+from steerkit.tables import Cell, Table, Tabular
+from steerkit.training.distilling.shifts import WantedShifts
+from steerkit.training.fitting.curves import Curve
+
+if TYPE_CHECKING:
+    from steerkit.training.verifying.verification import Verification
+
+NAME = "distilled.json"
+FOUNDATION = "foundation"
+TAIL = 10
+"""Last steps of the training that its end is judged by."""
+
+
+class Distilled(Tabular):
+    """A model whose weights do what an edit did.
+
+    Idle, it changes nothing. It acts inside `with`, and inside its own `generate` and `forward`; `model` stays the
+    model as it is.
+
+    Args:
+        model: The base.
+        adapter: All that was trained, as one adapter on the base (or on the foundation).
+        curve: The training, step by step.
+        wanted: How large the wanted changes were.
+        foundation: Tuned weights of the model itself that the adapter was trained on.
+        edits: What was distilled, where that is known.
+    """
+
+    def __init__(
+        self,
+        model: HuggingFaceModel,
+        adapter: Adapter,
+        curve: Curve,
+        wanted: WantedShifts,
+        *,
+        foundation: FullWeights | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.curve = curve
+        self.wanted = wanted
+        self.foundation = foundation
+        self.edits = tuple(edits)
+        self._stack: ExitStack | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decided the weights: model, source, objective, adapter and training."""
+        return dict(self.adapter.meta)
+
+    @property
+    def steer(self) -> Steer | None:
+        """The edit that was distilled, to hold the weights against; `None` where there is none, and after `load`."""
+        if not self.edits:
+            return None
+        steer = Steer(self.model)
+        for one in self.edits:
+            steer.apply(one.operation, one.vector, layer=one.layer, coef=one.coef, positions=one.positions,
+                        site=one.site, unit=one.unit, override=one.override)  # fmt: skip
+        return steer
+
+    @property
+    def missing(self) -> float:
+        """The share of the wanted change that was missing at the end of the training; see `verify` for other texts."""
+        rows = self.curve.rows[-TAIL:]
+        shift = sum(row["shift"] for row in rows)
+        return sum(row["error"] for row in rows) / shift if shift > 0 else 0.0
+
+    @property
+    def cosine(self) -> float:
+        """Mean cosine of the change with the wanted one at the end of the training."""
+        rows = self.curve.rows[-TAIL:]
+        return sum(row["cosine"] for row in rows) / len(rows)
+
+    def on(self, *, scale: float = 1.0) -> Adapted:
+        """The model with the adapter's change multiplied; 0 is the model bit for bit, -1 turns the change round.
+
+        Raises:
+            InputError: `scale` is not finite, or the adapter stands on tuned weights.
+        """
+        if self.foundation is not None:
+            raise InputError("this adapter was trained on tuned weights of the whole model, which have no scale; use "
+                             "it inside `with`")  # fmt: skip
+        return self.adapter.on(self.model, scale=scale, override=True)
+
+    @property
+    def active(self) -> bool:
+        """The adapter acts at this moment."""
+        return self._stack is not None
+
+    def __enter__(self) -> Distilled:
+        if self._stack is not None:
+            raise SteeringError("this adapter acts already; leave it before entering it again")
+        with ExitStack() as stack:
+            if self.foundation is not None:
+                stack.enter_context(self.foundation.on(self.model, override=True))
+            stack.enter_context(self.adapter.on(self.model, override=True))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
+
+    def generate(
+        self, prompts: PromptLike | Sequence[PromptLike], *, max_new_tokens: int = 64, **decoding: Any
+    ) -> list[str]:
+        """The answers of the model with its new weights; see `Model.generate`."""
+        with nullcontext() if self.active else self:
+            return self.model.generate(prompts, max_new_tokens=max_new_tokens, **decoding)
+
+    def forward(
+        self,
+        prompts: PromptLike | Sequence[PromptLike] | Batch,
+        *,
+        columns: Sequence[int] | None = None,
+        until: int | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """The logits of the model with its new weights; see `Model.forward`."""
+        with nullcontext() if self.active else self:
+            return self.model.forward(prompts, columns=columns, until=until, prefix=prefix)
+
+    def verify(
+        self,
+        *,
+        prompts: Any = None,
+        pairs: Any = None,
+        neutral: Any = None,
+        scales: Sequence[float] = (-1.0, 0.0, 0.5, 1.0, 1.5),
+        steered: Any = None,
+    ) -> Verification:
+        """Whether the weights really do what the edit did, on texts they were not trained on.
+
+        See `steerkit.training.verifying.verification.verify`, which has further options.
+        """
+        from steerkit.training.verifying.verification import verify
+
+        return verify(self, prompts=prompts, pairs=pairs, neutral=neutral, scales=scales, steered=steered)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a plain peft folder, with the training beside it in `distilled.json`."""
+        where = self.adapter.save(folder)
+        if self.foundation is not None:
+            self.foundation.save(where / FOUNDATION)
+        told = {"wanted": self.wanted.as_dict(), "curve": [dict(row) for row in self.curve.rows]}
+        (where / NAME).write_text(json.dumps(told) + "\n", encoding="utf-8")
+        return where
+
+    @classmethod
+    def load(cls, folder: str | Path, model: HuggingFaceModel, *, override: bool = False) -> Distilled:
+        """Read what `save` wrote.
+
+        Args:
+            folder: Where.
+            model: The base.
+            override: Accept another base than it was trained on.
+
+        Raises:
+            InputError: The folder holds no such result.
+            MismatchError: It was trained on another model.
+        """
+        where = Path(folder)
+        adapter = Adapter.load(where)
+        if not (where / NAME).is_file():
+            raise InputError(f"{where} holds an adapter but no {NAME}; use it by Adapter.load(folder).on(model)")
+        adapter.on(model, override=override)
+        told = json.loads((where / NAME).read_text("utf-8"))
+        foundation = FullWeights.load(where / FOUNDATION) if (where / FOUNDATION).is_dir() else None
+        return cls(model, adapter, Curve(tuple(told["curve"])), WantedShifts.from_dict(told["wanted"]),
+                   foundation=foundation)  # fmt: skip
+
+    def table(self) -> Table:
+        """What is shown of it."""
+        wanted = self.wanted
+        columns = ["layer", "wanted change", "relative", "consistency"]
+        numbers = (wanted.shift, wanted.relative, wanted.consistency)
+        rows: list[list[Cell]] = [[at, *(float(one[i]) for one in numbers)] for i, at in enumerate(wanted.layers)]
+        loss = self.curve.loss
+        trained = f"{len(self.curve)} steps, loss {loss[0]:.4g} to {loss[-1]:.4g}"
+        title = f"Distilled on {self.model.info.name}: {self.adapter!r}; {trained}"
+        note = f"at the end of training {self.missing:.0%} of the wanted change is missing, cosine {self.cosine:.2f}"
+        return Table(columns, rows, title, note=note)
+
+    def to_json(self) -> str:
+        """Settings, wanted changes and the end of the training."""
+        return json.dumps({"settings": self.settings, "wanted": self.wanted.as_dict(), "steps": len(self.curve),
+                           "first_loss": self.curve.loss[0], "last_loss": self.curve.loss[-1],
+                           "missing": self.missing, "cosine": self.cosine})  # fmt: skip
+
+    def plot(self) -> Any:
+        """The training, step by step; see `Curve.plot`."""
+        return self.curve.plot()

@@ -1,0 +1,1 @@
+"""The one loop that trains, and its settings: order, accumulation, processes, checkpoints."""
