@@ -1,0 +1,1 @@
+"""Whether distilled weights do what was wanted, in numbers and in words."""
