@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from steerkit.cli import basics, directions
+from steerkit.cli import basics, directions, weights
 from steerkit.cli.application import app
 from steerkit.errors import SteerkitError
 
-__all__ = ["app", "basics", "directions", "main"]
+__all__ = ["app", "basics", "directions", "main", "weights"]
 
 
 def main() -> None:
