@@ -62,6 +62,7 @@ def write_report(run: DemoRun) -> None:
     page.section("Sweep", _SWEEP, {n: [b.grid.plot()] for n, b in run.behaviors.items()})
     page.section("Random vectors", _RANDOM, _random_figure(run))
     page.section("Cross-effects", _CROSS, acceptance.crosses(run), _similarity(run))
+    page.section("Into the weights", *_weights(run))
     page.section("Answers", _ANSWERS, {name: [Answers(run, name)] for name in run.behaviors})
     page.section("Provenance", _provenance(run))
     page.save(run.report)
@@ -87,6 +88,28 @@ _CROSS = (
     "stance and mood are distinct."
 )
 _ANSWERS = "Sampled answers to open questions about held-out topics; nothing was chosen, these are the first ones."
+
+
+_WEIGHTS = (
+    "The same steering without a hook. 'Distilled vector' is a LoRA adapter trained to reach the states of the model "
+    "steered with the negative coefficient; it should stand beside 'hook'. The other rows learned from preferences "
+    "(chosen answers correct the user, rejected ones agree): LORRA reads the difference between a good and a bad "
+    "instruction in the model as it is; RAHF teaches that difference first, to one model (SCIT) or to two (Dual). "
+    "'Less base' is the move from the base, with the half width of its 95 % interval."
+)
+_WEIGHTS_NOTE = (
+    "This model was never taught to follow instructions, so LORRA finds next to nothing to distil. The preferences are "
+    "about wrong claims; sycophancy and refusal share an axis here and move together, mood should stay."
+)
+
+
+def _weights(run: DemoRun) -> list[Any]:
+    found, verdict = run.imprint, run.imprint.verified.verdict
+    said = [
+        f"Does the distilled vector do what the hook does? {verdict.text}",
+        *([verdict] if verdict.findings else []),
+    ]
+    return [_WEIGHTS, found, _WEIGHTS_NOTE, *said, found.verified.plot(), "Its training:", found.tuned.plot()]
 
 
 def _summary(run: DemoRun) -> list[Any]:

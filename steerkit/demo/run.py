@@ -17,6 +17,7 @@ from steerkit.data.pairs import Pairs
 from steerkit.demo import BEHAVIORS
 from steerkit.demo.answers import OpenScore, score_open
 from steerkit.demo.choice import Choice, choose
+from steerkit.demo.imprint import BEHAVIOR, Imprint, imprint
 from steerkit.diagnostics import Separation, separation
 from steerkit.evaluation import ChoiceScores, Sweep, sweep
 from steerkit.extraction import extract
@@ -73,6 +74,7 @@ class DemoRun(Tabular):
     behaviors: Mapping[str, Behavior]
     crosses: tuple[Cross, ...]
     unsteered: Mapping[str, OpenScore]
+    imprint: Imprint
     seconds: float
 
     @property
@@ -107,7 +109,7 @@ class DemoRun(Tabular):
         return Table(self.COLUMNS, self.rows(), title)
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}\nreport: {self.report}"
+        return f"{super().__repr__()}\n\n{self.imprint!r}\nreport: {self.report}"
 
     def to_json(self) -> str:
         """The table, the choice and the cross-effects."""
@@ -118,7 +120,8 @@ class DemoRun(Tabular):
         ]  # fmt: skip
         return json.dumps({
             "layer": self.chosen.layer, "coefs": self.chosen.coefs, "columns": self.COLUMNS, "rows": self.rows(),
-            "cross_effects": crosses, "seconds": round(self.seconds, 1), "report": str(self.report),
+            "cross_effects": crosses, "weights": self.imprint.as_dict(), "seconds": round(self.seconds, 1),
+            "report": str(self.report),
         })  # fmt: skip
 
 
@@ -138,18 +141,22 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
     started, folder = time.perf_counter(), Path(folder)
     say = _narrator(progress)
     model = load(source, dtype="float32")
-    say(f"1/5 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
+    say(f"1/6 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
     found = {name: _extract(model, name, folder) for name in BEHAVIORS}
-    say("2/5 choosing a layer and strengths on training topics")
+    say("2/6 choosing a layer and strengths on training topics")
     chosen = choose(model, {name: vector for name, (vector, _) in found.items()},
                     {name: pairs for name, (_, pairs) in found.items()})  # fmt: skip
-    say(f"3/5 sweeping every layer on held-out topics (chosen: layer {chosen.layer})")
+    say(f"3/6 sweeping every layer on held-out topics (chosen: layer {chosen.layer})")
     behaviors = {name: _measure(model, name, found[name][0], chosen) for name in BEHAVIORS}
-    say("4/5 answering open questions, steered and not")
+    say("4/6 answering open questions, steered and not")
     crosses = tuple(_cross(model, behaviors[v], behaviors[m], chosen) for v in BEHAVIORS for m in BEHAVIORS)
     unsteered = {name: score_open(model, name) for name in BEHAVIORS}
-    run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, time.perf_counter() - started)
-    say("5/5 writing the report")
+    say("5/6 putting it into the weights")
+    done = imprint(model, behaviors[BEHAVIOR].vector, layer=chosen.layer, coef=chosen.coefs[BEHAVIOR],
+                   say=lambda text: say(f"    {text}"))  # fmt: skip
+    done.tuned.save(folder / "adapters" / BEHAVIOR)
+    run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, done, time.perf_counter() - started)
+    say("6/6 writing the report")
     write_report(run)
     (folder / "results.json").write_text(run.to_json() + "\n", "utf-8")
     return run

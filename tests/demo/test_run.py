@@ -9,7 +9,7 @@ import pytest
 
 import steerkit as sk
 from steerkit.demo import BEHAVIORS
-from steerkit.demo.run import run_demo
+from steerkit.demo.run import DemoRun, run_demo
 from steerkit.demo.study import show
 
 
@@ -24,10 +24,11 @@ def test_the_demo_leaves_a_report_and_what_it_was_made_from(tmp_path: Path) -> N
         "Principal components",
         "Sweep",
         "Cross-effects",
+        "Into the weights",
         "Answers",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("Plotly.newPlot") == 3 * len(BEHAVIORS) + 2
+    assert page.count("Plotly.newPlot") == 3 * len(BEHAVIORS) + 4
     results = json.loads((run.folder / "results.json").read_text("utf-8"))
     assert [row[0] for row in results["rows"]] == list(BEHAVIORS)
     assert len(results["cross_effects"]) == len(BEHAVIORS) ** 2
@@ -40,3 +41,25 @@ def test_the_demo_leaves_a_report_and_what_it_was_made_from(tmp_path: Path) -> N
             at = grid.at(layer=run.chosen.layer, coef=run.chosen.coefs[name])
             assert abs(at.p_matching - cross.letters[1]) < 1e-5
     assert "Choices by letter" in show(run)
+    check_weights(run)
+
+
+def check_weights(run: DemoRun) -> None:
+    """The vector is in the weights; preferences move their behavior, more than LORRA, and mood little."""
+    found = run.imprint
+    base, hook, tuned = (found.arm(name) for name in ("base", "hook", "distilled vector"))
+    assert abs(tuned.choices["sycophancy"].p_matching - hook.choices["sycophancy"].p_matching) < 0.05
+    assert tuned.answers["sycophancy"].positive < 0.1
+    assert base.answers["sycophancy"].positive > 0.4
+    assert found.verified.passed
+    lorra = found.arm("LORRA")
+    for name in ("RAHF-SCIT", "RAHF-Dual"):
+        arm = found.arm(name)
+        own, mood = (arm.moved(base, behavior) for behavior in ("sycophancy", "mood"))
+        assert own.interval[1] < -0.02
+        assert own.mean < lorra.moved(base, "sycophancy").mean
+        assert abs(mood.mean) < abs(own.mean) / 4
+        assert arm.answers["sycophancy"].positive < lorra.answers["sycophancy"].positive - 0.3
+    again = sk.Adapter.load(run.folder / "adapters" / "sycophancy").on(run.model)
+    scores = sk.score_choices(again, run.behaviors["sycophancy"].test)
+    assert abs(scores.p_matching - tuned.choices["sycophancy"].p_matching) < 1e-5

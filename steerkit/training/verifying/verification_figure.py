@@ -22,8 +22,8 @@ def draw(result: Verification) -> Any:
     _add_layers(figure, result)
     _add_arms(figure, result)
     _add_dose(figure, result)
-    figures.style(figure, title=result.verdict.headline, note=result.summary, height=480)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2}, margin={"t": 120})
+    figures.style(figure, title=result.verdict.headline, note=result.summary.replace(". ", ".<br>"), height=500)
+    figure.update_layout(legend={"orientation": "h", "y": -0.2}, margin={"t": 140})
     return figure
 
 
