@@ -33,17 +33,35 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 os.environ.setdefault("PLOTLY_RENDERER", "notebook")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+QUOTED = re.compile(r"(``.+?``|:math:`[^`]*`)|\|", re.DOTALL)
+"""What is left as it is, or a bar: a length to people, and a substitution to docutils."""
+FORMULA = re.compile(r"^\$\$(.+?)\$\$$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def _to_rst(app, what, name, obj, options, lines):  # noqa: ARG001 - what Sphinx calls it with
     """Docstrings are written as Markdown people read: fences, `code` and $math$."""
-    text = FENCE.sub(_literal, "\n".join(lines))
-    parts = re.split(r"(^::\n(?:\n|    .*\n?)+)", text, flags=re.MULTILINE)
+    text = FORMULA.sub(_math, FENCE.sub(_literal, "\n".join(lines)))
+    parts = re.split(r"(^(?:\.\. math)?::\n(?:\n|    .*\n?)+)", text, flags=re.MULTILINE)
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"(?<![`:])`([^`\n]+(?:\n[^`\n]+)?)`(?![`_])", r"``\1``", parts[i])
         parts[i] = re.sub(r"(?<!\$)\$([^$]+)\$(?!\$)", r":math:`\1`", parts[i])
+        parts[i] = QUOTED.sub(lambda found: found[1] or r"\|", parts[i])
     lines[:] = "".join(parts).split("\n")
+
+
+def _math(formula):
+    return ".. math::\n\n" + "".join(f"    {line}\n" for line in formula[1].splitlines()) + "\n"
+
+
+def _qualified(app, what, name, obj, options, signature, returned):  # noqa: ARG001 - what Sphinx calls it with
+    """Two results are called Verification: of a store, and of trained weights."""
+    if not name.startswith("steerkit.training."):
+        return None
+    home = "store" if ".differences." in name else "training.verifying.verification"
+    texts = (one and re.sub(r"(?<![\w.])Verification\b", f"~steerkit.{home}.Verification", one)
+             for one in (signature, returned))  # fmt: skip
+    return tuple(texts)
 
 
 def _literal(fence):
@@ -61,3 +79,4 @@ def _copy_notebooks():
 def setup(app):
     _copy_notebooks()
     app.connect("autodoc-process-docstring", _to_rst)
+    app.connect("autodoc-process-signature", _qualified)

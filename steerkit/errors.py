@@ -11,6 +11,7 @@ SteerkitError
 ├── ModelError                 a model that cannot be loaded or read truthfully
 ├── StoreError                 an activation store that is damaged, locked or incomplete
 ├── SteeringError              edits used in a way that cannot be carried out
+├── TrainingError              a training whose loss is no number, or that trains nothing
 └── ConformanceError           (steerkit.testing) a part does not keep its contract
 SteerkitWarning (UserWarning)
 ├── NoEffectWarning            an edit that touched nothing
@@ -61,6 +62,10 @@ class StoreError(SteerkitError):
 
 class SteeringError(SteerkitError):
     """Edits are used in a way that cannot be carried out."""
+
+
+class TrainingError(SteerkitError):
+    """A training cannot go on: its loss is no number, or nothing is trained."""
 
 
 class SteerkitWarning(UserWarning):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steerkit.errors import DataError, InputError, MismatchError
+from steerkit.errors import DataError, InputError, MismatchError, TrainingError
 from steerkit.training.fitting.checkpoints import NAME
 from steerkit.training.fitting.fit import Fit
-from steerkit.training.fitting.loop import TrainingError, batch_at, train
+from steerkit.training.fitting.loop import batch_at, train
 
 COUNT = 10
 

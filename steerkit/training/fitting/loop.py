@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.errors import InputError, SteerkitError
+from steerkit.errors import InputError, TrainingError
 from steerkit.training.fitting.checkpoints import Checkpoint
 from steerkit.training.fitting.curves import Curve
 from steerkit.training.fitting.fit import Fit
@@ -28,10 +28,6 @@ Step = Callable[[list[int], list[int]], tuple[Tensor, dict[str, float]]]
 It returns the piece's share of the batch's loss, and further numbers. Both are added up over pieces and processes, so
 each term is divided by its own count over the whole batch. The backward pass comes after it.
 """
-
-
-class TrainingError(SteerkitError):
-    """A training cannot go on: its loss is no number, or nothing is trained."""
 
 
 def train(
