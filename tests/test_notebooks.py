@@ -36,7 +36,7 @@ def _cells(path: Path, kind: str) -> list[dict[str, object]]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02"]
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03"]
 
 
 @names
