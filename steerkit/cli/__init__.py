@@ -8,6 +8,9 @@ from steerkit.cli import basics, directions, weights
 from steerkit.cli.application import app
 from steerkit.errors import SteerkitError
 
+INTERRUPTED = 130
+"""The exit code that typer gives when somebody stops a command."""
+
 __all__ = ["app", "basics", "directions", "main", "weights"]
 
 
@@ -18,6 +21,7 @@ def main() -> None:
     except SteerkitError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise

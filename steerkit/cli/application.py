@@ -19,6 +19,18 @@ app = typer.Typer(
     add_completion=False,
 )
 
+
+def check_plot(path: Path | None) -> Path | None:
+    """The place of a figure, which is written last: a place that cannot be is refused before any work.
+
+    Raises:
+        InputError: It is a folder, or in none.
+    """
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(f"--plot {str(path)!r} is not valid; give the name of a file in a folder that is there")
+    return path
+
+
 Model = Annotated[str, typer.Argument(help="'demo', a local folder, or a hub id.")]
 Pairs = Annotated[str, typer.Argument(help="A file of contrast pairs, or 'demo:NAME'.")]
 Store = Annotated[str, typer.Argument(help="An activation store: a folder, or an address such as s3://bucket/store.")]
@@ -26,7 +38,10 @@ Vector = Annotated[Path, typer.Option("--vector", help="A steering vector (safet
 Split = Annotated[Optional[str], typer.Option(help="'train' or 'test', for embedded data.")]  # noqa: UP045
 LayerList = Annotated[str, typer.Option(help="'all', or like 3,4,5 or 8-16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Plot = Annotated[Optional[Path], typer.Option("--plot", help="Write the figure to this HTML file.")]  # noqa: UP045
+Plot = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--plot", help="Write the figure to this HTML file.", callback=check_plot),
+]
 Seed = Annotated[int, typer.Option(help="Of the split.")]
 
 
@@ -47,6 +62,23 @@ def coefficients(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--coefs {text!r} is not valid; give numbers like -1,0,1") from None
+
+
+def check_out(folder: Path, *marks: str) -> Path:
+    """The folder of a result: a new one, an empty one, or one that the same command began.
+
+    Args:
+        folder: What was given.
+        marks: Files and folders of which the command leaves at least one.
+
+    Raises:
+        InputError: It is a file, or holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {str(folder)!r} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks):
+        raise InputError(f"--out {str(folder)!r} holds something else; give the path of a new folder")
+    return folder
 
 
 def device_name(name: str | None) -> str | None:

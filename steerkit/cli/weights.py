@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional, cast
 
 import typer
 
-from steerkit.cli.application import Json, Model, Plot, Seed, Split, app, layer_list, show
+from steerkit.cli.application import Json, Model, Plot, Seed, Split, app, check_out, layer_list, show
 from steerkit.errors import InputError
 
 Preferences = Annotated[str, typer.Argument(help="A file of preferences (prompt, chosen, rejected), or 'demo'.")]
@@ -17,6 +17,7 @@ Steps = Annotated[Optional[int], typer.Option(help="Steps of the optimizer.")]  
 Rate = Annotated[Optional[float], typer.Option("--lr", help="Learning rate.")]  # noqa: UP045
 BatchSize = Annotated[Optional[int], typer.Option("--batch", help="Sequences a step.")]  # noqa: UP045
 Rank = Annotated[Optional[int], typer.Option("--rank", help="Of the LoRA adapter.")]  # noqa: UP045
+Checkpoints = Annotated[Optional[int], typer.Option(help="Steps between two checkpoints.")]  # noqa: UP045
 Targets = Annotated[Optional[str], typer.Option(help="attention, all-linear, or names like q_proj,v_proj.")]  # noqa: UP045
 Good = Annotated[Optional[str], typer.Option(help="The good instruction.")]  # noqa: UP045
 Bad = Annotated[Optional[str], typer.Option(help="The bad instruction.")]  # noqa: UP045
@@ -43,14 +44,15 @@ def _fit(default: Any, **options: Any) -> Any:
     return replace(default, **_given(**options))
 
 
-def _instructions(good: str | None, bad: str | None, source: str) -> Any:
+def _instructions(good: str | None, bad: str | None, source: str, *, mode: str = "") -> Any:
+    """The pair that was given; else that of the demo's preferences, or none."""
     from steerkit.training.teaching.instructions import Instructions
 
     if (good is None) != (bad is None):
         raise InputError("give both --good and --bad, or neither")
     if good is not None and bad is not None:
         return Instructions(good, bad)
-    if source == "demo":
+    if source == "demo" and mode != "dual":
         from steerkit.demo.preferences import BAD, GOOD
 
         return Instructions(GOOD, BAD)
@@ -75,7 +77,7 @@ def distill(
     rank: Rank = None,
     targets: Targets = None,
     seed: Seed = 0,
-    checkpoint_every: Annotated[Optional[int], typer.Option(help="Steps between two checkpoints.")] = None,  # noqa: UP045
+    checkpoint_every: Checkpoints = None,
     check: Annotated[Optional[str], typer.Option(help="Held-out contrast pairs to verify the result on.")] = None,  # noqa: UP045
     plot: Plot = None,
     as_json: Json = False,
@@ -85,20 +87,21 @@ def distill(
     from steerkit.training.distilling.distillation import edit_fit
     from steerkit.training.distilling.losses import Objective
 
-    loaded, chosen = sk.load(model), layer_list(layer)
+    check_out(out, "training", "adapter_config.json")
+    loaded, chosen, form = sk.load(model), layer_list(layer), _lora(rank, targets)
     objective: dict[str, Any] = {"loss": loss}
     fit = _fit(edit_fit(loaded.info.hidden_size), steps=steps, lr=lr, batch=batch, seed=seed,
                checkpoint_every=checkpoint_every)  # fmt: skip
     texts = [*sk.load_pairs(prompts, split=split), *(sk.load_questions(questions, split=split) if questions else ())]
+    held_out = None if check is None else sk.load_pairs(check, split="test" if check.startswith("demo:") else None)
     result = sk.distill(
         loaded, sk.SteeringVector.load(vector), prompts=texts,
         layer=chosen[0] if len(chosen) == 1 else chosen, coef=coef, positions=cast(Any, positions), path=out,
-        objective=Objective(**objective), lora=_lora(rank, targets), fit=fit, progress=not as_json,
+        objective=Objective(**objective), lora=form, fit=fit, progress=not as_json,
     )  # fmt: skip
-    if check is None:
+    if held_out is None:
         show(result, as_json=as_json, plot=plot)
         return
-    held_out = sk.load_pairs(check, split="test" if check.startswith("demo:") else None)
     verified = result.verify(prompts=held_out[:32], pairs=held_out)
     if not as_json:
         print(f"{result}\n")
@@ -124,6 +127,7 @@ def teach(
     batch: BatchSize = None,
     rank: Rank = None,
     seed: Seed = 0,
+    checkpoint_every: Checkpoints = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -131,12 +135,14 @@ def teach(
     import steerkit as sk
     from steerkit.training.teaching.course import LORA, default_fit
 
+    check_out(out, "training", "taught.json")
     loaded, data = sk.load(model), sk.load_preferences(preferences, split=split)
-    fit = _fit(default_fit(len(data), loaded.info.hidden_size, full=full), steps=steps, lr=lr, batch=batch, seed=seed)
+    usual = default_fit(max(len(data), 1), loaded.info.hidden_size, full=full)
+    fit = _fit(usual, steps=steps, lr=lr, batch=batch, seed=seed, checkpoint_every=checkpoint_every)
     lora = LORA if rank is None else replace(LORA, r=rank, alpha=2.0 * rank)
     taught = sk.teach(
         loaded, data, mode=cast(Any, mode), full=full, fit=fit, lora=lora,
-        instructions=None if mode == "dual" else _instructions(good, bad, preferences),
+        instructions=_instructions(good, bad, preferences, mode=mode),
         contrastive_weight=contrastive_weight, smoothing=smoothing, path=out / "training", progress=not as_json,
     )  # fmt: skip
     taught.save(out)
@@ -160,6 +166,7 @@ def rahf(
     lr: Rate = None,
     batch: BatchSize = None,
     seed: Seed = 0,
+    checkpoint_every: Checkpoints = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -168,13 +175,15 @@ def rahf(
     from steerkit.training.fitting.fit import Fit
     from steerkit.training.teaching.course import default_fit
 
+    check_out(out, "teaching", "differences", "adapter", "rahf.json")
     loaded, data = sk.load(model), sk.load_preferences(preferences, split=split)
-    teaching = _fit(default_fit(len(data) // 2, loaded.info.hidden_size), steps=teach_steps, seed=seed)
+    both = {"batch": batch, "seed": seed, "checkpoint_every": checkpoint_every}
+    teaching = _fit(default_fit(max(len(data) // 2, 1), loaded.info.hidden_size), steps=teach_steps, **both)
     result = sk.rahf(
         loaded, data, mode=cast(Any, mode), alpha=alpha, start=cast(Any, start),
         layers=None if layers == "auto" else layer_list(layers),
-        instructions=None if mode == "dual" else _instructions(good, bad, preferences),
-        teach_fit=teaching, fit=_fit(Fit(), steps=steps, lr=lr, batch=batch, seed=seed), seed=seed, path=out,
+        instructions=_instructions(good, bad, preferences, mode=mode),
+        teach_fit=teaching, fit=_fit(Fit(), steps=steps, lr=lr, **both), seed=seed, path=out,
         progress=not as_json,
     )  # fmt: skip
     show(result, as_json=as_json, plot=plot)
@@ -191,6 +200,7 @@ def compare(
     steps: Steps = None,
     batch: BatchSize = None,
     lr: Rate = None,
+    max_new_tokens: Annotated[Optional[int], typer.Option(help="The most tokens of an answer.")] = None,  # noqa: UP045
     reward: Annotated[bool, typer.Option(help="Train a reward model as a judge.")] = True,
     seed: Seed = 0,
     plot: Plot = None,
@@ -207,11 +217,13 @@ def compare(
         others = {name: sk.load_pairs(f"demo:{name}", split="test") for name in ("refusal", "mood")}
         known = {"test": sk.load_preferences("demo", split="test"), "scorer": score_correction, "others": others}
         split = split or "train"
-    budget = Budget(**_given(steps=steps, batch=batch, lr=lr))
+    if known["scorer"] is None and not reward:
+        raise InputError("--no-reward leaves nobody to judge; only the demo's preferences have a rule")
+    budget = Budget(**_given(steps=steps, batch=batch, lr=lr, max_new_tokens=max_new_tokens))
+    chosen = methods if methods == "all" else [one.strip() for one in methods.split(",")]
     result = sk.compare_methods(
-        sk.load(model), sk.load_preferences(preferences, split=split),
-        methods=methods if methods == "all" else methods.split(","), reward=reward, budget=budget, seed=seed,
-        instructions=_instructions(good, bad, preferences), progress=not as_json, **known,
+        sk.load(model), sk.load_preferences(preferences, split=split), methods=chosen, reward=reward, budget=budget,
+        seed=seed, instructions=_instructions(good, bad, preferences), progress=not as_json, **known,
     )  # fmt: skip
     show(result, as_json=as_json, plot=plot)
 

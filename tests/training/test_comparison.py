@@ -192,7 +192,7 @@ def test_bad_input_is_refused_before_anything_is_computed(monkeypatch: pytest.Mo
 def test_all_methods_have_a_name_of_their_own() -> None:
     names = [one.name for one in resolve_methods("all")]
     assert len(set(names)) == len(names) == len(METHODS)
-    assert RAHF("none", alpha=2.0, rate=0.3, name="LORRA") in resolve_methods("all")
+    assert RAHF("none", alpha=5.0, name="LORRA") in resolve_methods("all")
 
 
 def test_the_hook_raises_the_demos_preferred_answers() -> None:
@@ -204,14 +204,15 @@ def test_the_hook_raises_the_demos_preferred_answers() -> None:
 
 
 @pytest.mark.slow
-def test_every_method_beats_the_base_on_the_demo() -> None:
-    """Trained ones by the rule, at a small budget; what the base does against itself is chance."""
+def test_what_beats_the_base_on_the_demo() -> None:
+    """At the usual budget; RAHF-Dual by the reward model alone, not by the rule."""
     found = compare_methods(
         sk.load("demo"), load_preferences("demo", split="train"), test=load_preferences("demo", split="test"),
         methods=["hook", "preferred-sft", "dpo", "rloo", "difference", "rahf-dual"], scorer=score_correction,
         instructions=TOLD, others={"mood": sk.load_pairs("demo:mood", split="test")},
-        budget=Budget(steps=60, lr=1e-3, max_new_tokens=40),
+        budget=Budget(max_new_tokens=40),
     )  # fmt: skip
+    assert not found.failures
     low, high = found[BASE].against_base["rule"].interval
     assert low <= 0.5 <= high
     for row in found.rows[1:]:

@@ -159,7 +159,7 @@ def test_what_cannot_be_measured_is_said() -> None:
     assert found.merging is None
     assert found.answers is None
     assert found.choices == {}
-    assert "no weight of the model can take in" in found.left_out[0]
+    assert "which has none, so it cannot be merged" in found.left_out[0]
     assert "Not measured: merging" in repr(found)
 
 

@@ -61,42 +61,55 @@ class WeightDifference:
 
     Args:
         scale: Multiplies the difference.
+        teach_rate: Multiplies the budget's learning rate.
         name: Of the row.
 
     Source: Fierro and Roger 2025, contrastive weight steering.
     """
 
     scale: float = 1.0
+    teach_rate: float = 1.0
     name: str = "weight difference"
 
     def __call__(self, task: Task) -> Adapter:
         """Good less bad, in weights."""
-        weights = _taught(task, "dual").weights
+        weights = _taught(task, "dual", rate=self.teach_rate).weights
         return stack([weights["good"], weights["bad"]], [1.0, -1.0]).scaled(self.scale)
 
 
 @dataclass(frozen=True)
 class PreferredSFT:
-    """Imitate the chosen answers; see `train_preferred_sft`."""
+    """Imitate the chosen answers; see `train_preferred_sft`.
 
+    Args:
+        rate: Multiplies the budget's learning rate.
+        name: Of the row.
+    """
+
+    rate: float = 1.0
     name: str = "Preferred-SFT"
 
     def __call__(self, task: Task) -> Adapter:
         """The adapter."""
-        return train_preferred_sft(task.model, task.train, lora=task.budget.lora, fit=task.fit())
+        return train_preferred_sft(task.model, task.train, lora=task.budget.lora, fit=task.fit(rate=self.rate))
 
 
 @dataclass(frozen=True)
 class HIR:
-    """Imitate both answers, each under its instruction, and ask under the good one; see `train_hir`."""
+    """Imitate both answers, each under its instruction, and ask under the good one; see `train_hir`.
 
+    Args:
+        rate: Multiplies the budget's learning rate.
+        name: Of the row.
+    """
+
+    rate: float = 1.0
     name: str = "HIR"
 
     def __call__(self, task: Task) -> Entry:
         """The adapter, told to be good."""
-        adapter = train_hir(
-            task.model, task.train, instructions=task.instructions, lora=task.budget.lora, fit=task.fit()
-        )
+        adapter = train_hir(task.model, task.train, instructions=task.instructions, lora=task.budget.lora,
+                            fit=task.fit(rate=self.rate))  # fmt: skip
         return Entry(adapter.on(task.model), _told(task), adapter.size)
 
 
@@ -122,10 +135,18 @@ class DPO:
 
 @dataclass(frozen=True)
 class RLOO:
-    """Reinforcement learning on a reward model that is trained on the first part; not PPO; see `train_rloo`."""
+    """Reinforcement learning on a reward model that is trained on the first part; not PPO; see `train_rloo`.
+
+    Args:
+        beta: How closely the policy is held to the base.
+        answers: To each prompt, which are held against each other.
+        rate: Multiplies the budget's learning rate.
+        name: Of the row.
+    """
 
     beta: float = 0.05
     answers: int = 4
+    rate: float = 1.0
     name: str = "RLOO"
 
     def __call__(self, task: Task) -> Adapter:
@@ -133,7 +154,7 @@ class RLOO:
         prompts = distinct_prompts(task.distil)
         return train_rloo(
             task.model, prompts, reward=_reward(task), answers=self.answers, beta=self.beta,
-            max_new_tokens=task.budget.max_new_tokens, lora=task.budget.lora, fit=task.fit(),
+            max_new_tokens=task.budget.max_new_tokens, lora=task.budget.lora, fit=task.fit(rate=self.rate),
         )  # fmt: skip
 
 
@@ -144,14 +165,15 @@ class RAHF:
     Args:
         mode: As in `teach`; `"none"` is LORRA: the two instructions alone make the differences.
         alpha: How far along the differences.
-        rate: Multiplies the budget's learning rate in the second stage. RAHF's code distils DUAL 33 times slower than
-            SCIT; it goes on from the good model and soon overshoots.
+        rate: Multiplies the budget's learning rate in the second stage.
+        teach_rate: The same in the first.
         name: Of the row.
     """
 
     mode: Literal["none", "scit", "dual"]
     alpha: float = 5.0
     rate: float = 1.0
+    teach_rate: float = 2.0
     name: str = ""
 
     def __call__(self, task: Task) -> Entry:
@@ -161,7 +183,7 @@ class RAHF:
         from steerkit.training.differences.online_differences import online_differences
         from steerkit.training.distilling.distillation import distill
 
-        taught = None if self.mode == "none" else _taught(task, self.mode)
+        taught = None if self.mode == "none" else _taught(task, self.mode, rate=self.teach_rate)
         contrast = find_contrast(taught, instructions=task.instructions if taught is None else None)
         differences = online_differences(task.model, task.distil, contrast, seed=task.seed)
         teacher = DifferenceTeacher(task.model, differences, alpha=self.alpha)
@@ -179,9 +201,9 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "hir": HIR,
     "dpo": DPO,
     "rloo": RLOO,
-    "lorra": lambda: RAHF("none", alpha=2.0, rate=0.3, name="LORRA"),
-    "rahf-scit": lambda: RAHF("scit", alpha=2.0, rate=0.3, name="RAHF-SCIT"),
-    "rahf-dual": lambda: RAHF("dual", alpha=5.0, rate=0.03, name="RAHF-Dual"),
+    "lorra": lambda: RAHF("none", alpha=5.0, name="LORRA"),
+    "rahf-scit": lambda: RAHF("scit", alpha=3.0, name="RAHF-SCIT"),
+    "rahf-dual": lambda: RAHF("dual", alpha=1.0, name="RAHF-Dual"),
 }
 """The methods that have a name; any other `Method` is given as it is. LORRA is RAHF-SCIT without its teaching, so the
 two have the same numbers."""
@@ -238,12 +260,12 @@ def _reward(task: Task) -> RewardModel:
     )
 
 
-def _taught(task: Task, mode: Literal["none", "scit", "dual"]) -> Any:
+def _taught(task: Task, mode: Literal["scit", "dual"], *, rate: float) -> Any:
     from steerkit.training.teaching.course import teach
 
     told = None if mode == "dual" else task.instructions
     return task.shared(
-        f"taught {mode}",
+        f"taught {mode} {rate:g}",
         lambda: teach(task.model, task.teach, mode=mode, instructions=told, held_out=None, lora=task.budget.lora,
-                      fit=task.fit(), progress=False),
+                      fit=task.fit(rate=rate), progress=False),
     )  # fmt: skip

@@ -17,16 +17,19 @@ from steerkit.training.fitting.fit import Fit
 from steerkit.training.teaching.instructions import Instructions
 
 Made = TypeVar("Made")
+LR, WIDTH = 1e-3, 128
+"""The learning rate of the embedded model and its width; for others it goes with the inverse of the root."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may spend, so that a comparison is fair.
+    r"""What every method may spend, so that a comparison is fair.
 
     Args:
         steps: Steps of the optimizer in each stage of a method.
         batch: Sequences a step; of reinforcement learning, sampled answers.
-        lr: Learning rate, which rises in the first tenth and falls to 0; a method may take a multiple of it.
+        lr: Learning rate, which rises in the first tenth and falls to 0; a method may take a multiple of it. Left out,
+            $0.0113 / \sqrt{d}$ at hidden size $d$: 1e-3 for 128, 1.8e-4 for 4096.
         lora: The form of every adapter.
         max_new_tokens: The most tokens of an answer, in training and in the comparison.
         temperature: Of the compared answers; 0 takes the likeliest token.
@@ -35,23 +38,24 @@ class Budget:
         InputError: A number is out of range.
     """
 
-    steps: int = 200
+    steps: int = 60
     batch: int = 16
-    lr: float = 3e-4
+    lr: float | None = None
     lora: Lora = field(default_factory=lambda: Lora(targets="all-linear"))
     max_new_tokens: int = 64
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        self.fit()
+        self.fit(WIDTH)
         for name, least in (("max_new_tokens", 1), ("temperature", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
                 raise InputError(f"{name}={value!r} is not valid; give a number of at least {least}")
 
-    def fit(self, *, seed: int = 0, rate: float = 1.0) -> Fit:
-        """The same as settings of a training."""
-        return Fit(steps=self.steps, batch=self.batch, lr=self.lr * rate, schedule="linear", warmup=0.1, seed=seed)
+    def fit(self, hidden_size: int, *, seed: int = 0, rate: float = 1.0) -> Fit:
+        """The same as settings of a training of a model of that width."""
+        lr = LR * (WIDTH / hidden_size) ** 0.5 if self.lr is None else self.lr
+        return Fit(steps=self.steps, batch=self.batch, lr=lr * rate, schedule="linear", warmup=0.1, seed=seed)
 
 
 @runtime_checkable
@@ -139,7 +143,7 @@ class Task:
 
     def fit(self, *, rate: float = 1.0) -> Fit:
         """The budget as settings of a training, with the seed of the task; `rate` multiplies the learning rate."""
-        return self.budget.fit(seed=self.seed, rate=rate)
+        return self.budget.fit(self.model.info.hidden_size, seed=self.seed, rate=rate)
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
         """What several methods need is made once; each is charged for it."""

@@ -196,9 +196,8 @@ def _parts(preferences: Preferences, test: Preferences | None, seed: int) -> dic
 
 
 def _judge(model: HuggingFaceModel, part: Preferences, held_out: Preferences, budget: Budget, seed: int) -> RewardModel:
-    return train_reward_model(
-        model, part, held_out=held_out, lora=budget.lora, fit=budget.fit(seed=seed + 1), name="our reward model"
-    )
+    fit = budget.fit(model.info.hidden_size, seed=seed + 1)
+    return train_reward_model(model, part, held_out=held_out, lora=budget.lora, fit=fit, name="our reward model")
 
 
 def _judges(scorer: Score | None, reward: Remembered | None) -> list[Judge]:

@@ -47,6 +47,7 @@ def _add_rates(figure: Any, comparison: MethodComparison) -> None:
             hovertemplate="%{y}: %{x:.3f}<br>%{customdata[0]} wins, %{customdata[1]} ties, %{customdata[2]} losses"
             "<br>at equal lengths %{customdata[3]:.3f}<extra></extra>",
             mode="markers",
+            orientation="h",
             marker={"color": color, "size": 9},
             name=judge,
             row=1,
@@ -63,6 +64,7 @@ def _add_effects(figure: Any, comparison: MethodComparison) -> None:
             error_x={"type": "data", "array": [1.96 * one.stderr for _, one in kept]},
             hovertemplate="%{y}: %{x:+.3f}<extra></extra>",
             mode="markers",
+            orientation="h",
             marker={"color": color, "size": 9, "symbol": "diamond"},
             name=other,
             row=1,

@@ -15,7 +15,7 @@ from steerkit.diagnostics.comparing import Aimed, Comparison, acting, aims_of, b
 from steerkit.diagnostics.divergence import Divergence, token_divergence
 from steerkit.diagnostics.imitation import Fidelity, summarize
 from steerkit.diagnostics.passages import batches, read_passages
-from steerkit.errors import InputError
+from steerkit.errors import InputError, ModelError
 from steerkit.points import Site
 from steerkit.training.distilling.distilled import Distilled
 from steerkit.training.distilling.targets import Teacher
@@ -120,7 +120,7 @@ def merge(model: Any, adapter: Adapter | None, dtype: torch.dtype | None, left_o
         return None, math.nan
     try:
         weights, error = merged_weights(model, adapter, dtype=dtype)
-    except InputError as refused:
+    except (InputError, ModelError) as refused:
         left_out.append(f"merging: {refused}")
         return None, math.nan
     return weights.on(model, override=True), error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from steerkit.adapters import Adapter, FullWeights, attach
+from steerkit.adapters import Adapter, FullWeights
 from steerkit.backends.huggingface import HuggingFaceModel
-from steerkit.errors import InputError
+from steerkit.interchange.changes import changes_of, rounded
+from steerkit.interchange.rounding import Rounding, measure_rounding, together
 
 
 @torch.no_grad()
@@ -24,25 +25,17 @@ def merged_weights(
         dtype: Of the merged weights; the model's own without it.
 
     Raises:
-        InputError: The adapter has parts that weights alone cannot hold, such as a bias.
+        InputError: The adapter cannot be merged, such as a variant of LoRA.
+        ModelError: It adds a bias where there is none, or to a tied weight, or the sum overflows the precision.
         MismatchError: It was trained on another model.
     """
-    from peft.tuners.lora import LoraLayer
-
     adapter.on(model)
-    alien = [key for key in adapter.weights if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
-    if alien:
-        raise InputError(f"the adapter holds {alien[0]}, which no weight of the model can take in; use it unmerged")
     tensors: dict[str, torch.Tensor] = {}
-    lost = whole = 0.0
-    with attach(model, {"merged": adapter}):
-        for path, module in model.hf.named_modules():
-            if isinstance(module, LoraLayer) and "merged" in module.lora_A:
-                before = module.get_base_layer().weight
-                change = module.get_delta_weight("merged").float()
-                precision = dtype or before.dtype
-                after = (before.float() + change).to(precision)
-                lost += float((after.float() - before.to(precision).float() - change).double().square().sum())
-                whole += float(change.double().square().sum())
-                tensors[f"{path}.weight"] = after.to(before.dtype)
-    return FullWeights(tensors, adapter.meta), (lost / whole) ** 0.5 if whole else 0.0
+    lost: list[Rounding] = []
+    with changes_of(model, adapter) as (changes, _):
+        for change in changes:
+            own = change.parameter.dtype
+            merged = rounded(change.name, change.new(), dtype or own)
+            lost.append(measure_rounding(change, merged.to("cpu")))
+            tensors[change.name] = merged.to(own)
+    return FullWeights(tensors, adapter.meta), together(lost).error
