@@ -70,7 +70,7 @@ class Attached:
         """Forbid switching: between a forward pass with gradients and its backward pass.
 
         With gradient checkpointing the backward pass runs the blocks again, with whatever acts by then; a switch in
-        between gives wrong gradients without an error (peft issue 2832).
+        between gives wrong gradients without an error, in either way of checkpointing.
         """
         if self._held:
             raise SteeringError("the adapters are held already")

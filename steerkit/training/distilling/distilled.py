@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from steerkit.adapters import Adapted, Adapter, FullWeights
-from steerkit.backends.base import Batch, Prefix
+from steerkit.adapters import Acting, Adapted, Adapter, FullWeights
 from steerkit.backends.huggingface import HuggingFaceModel
-from steerkit.data.chat import PromptLike
-from steerkit.errors import InputError, SteeringError
+from steerkit.errors import InputError
 from steerkit.steering import Edit, Steer
 from steerkit.tables import Cell, Table, Tabular
 from steerkit.training.distilling.shifts import WantedShifts
@@ -31,7 +25,7 @@ TAIL = 10
 """Last steps of the training that its end is judged by."""
 
 
-class Distilled(Tabular):
+class Distilled(Acting, Tabular):
     """A model whose weights do what an edit did.
 
     Idle, it changes nothing. It acts inside `with`, and inside its own `generate` and `forward`; `model` stays the
@@ -56,13 +50,12 @@ class Distilled(Tabular):
         foundation: FullWeights | None = None,
         edits: Sequence[Edit] = (),
     ) -> None:
-        self.model = model
+        super().__init__(model)
         self.adapter = adapter
         self.curve = curve
         self.wanted = wanted
         self.foundation = foundation
         self.edits = tuple(edits)
-        self._stack: ExitStack | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -104,46 +97,10 @@ class Distilled(Tabular):
                              "it inside `with`")  # fmt: skip
         return self.adapter.on(self.model, scale=scale, override=True)
 
-    @property
-    def active(self) -> bool:
-        """The adapter acts at this moment."""
-        return self._stack is not None
-
-    def __enter__(self) -> Distilled:
-        if self._stack is not None:
-            raise SteeringError("this adapter acts already; leave it before entering it again")
-        with ExitStack() as stack:
-            if self.foundation is not None:
-                stack.enter_context(self.foundation.on(self.model, override=True))
-            stack.enter_context(self.adapter.on(self.model, override=True))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            stack.close()
-
-    def generate(
-        self, prompts: PromptLike | Sequence[PromptLike], *, max_new_tokens: int = 64, **decoding: Any
-    ) -> list[str]:
-        """The answers of the model with its new weights; see `Model.generate`."""
-        with nullcontext() if self.active else self:
-            return self.model.generate(prompts, max_new_tokens=max_new_tokens, **decoding)
-
-    def forward(
-        self,
-        prompts: PromptLike | Sequence[PromptLike] | Batch,
-        *,
-        columns: Sequence[int] | None = None,
-        until: int | None = None,
-        prefix: Prefix | None = None,
-    ) -> Float[Tensor, "batch pos vocab"]:
-        """The logits of the model with its new weights; see `Model.forward`."""
-        with nullcontext() if self.active else self:
-            return self.model.forward(prompts, columns=columns, until=until, prefix=prefix)
+    def _open(self, stack: ExitStack) -> None:
+        if self.foundation is not None:
+            stack.enter_context(self.foundation.on(self.model, override=True))
+        stack.enter_context(self.adapter.on(self.model, override=True))
 
     def verify(
         self,
