@@ -113,8 +113,8 @@ def _machine() -> dict[str, Cell]:
 
 
 def _model(model: Any) -> dict[str, Cell]:
-    info, layout = model.info, model.parts.layout
-    sites = [site for site in SITES if site != "resid_mid" or layout.has_mid]
+    info, parts, layout = model.info, model.parts, model.parts.layout
+    sites = [site for site in SITES if any(parts.has(layer, site) for layer in range(info.num_layers))]
     return {
         "name": info.name,
         "architecture": info.architecture,

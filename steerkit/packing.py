@@ -124,11 +124,12 @@ def _mask(position: Int[Tensor, "batch pos"], tail: Int[Tensor, " pos"]) -> Bool
 def can_pack(info: ModelInfo, *, length: int) -> bool:
     """Whether a model's attention takes such a mask for texts of this length.
 
-    A sliding window that is shorter than the text hides tokens that the mask would show. Whether the rest of the model
+    A sliding window that is shorter than the text hides tokens that the mask would show, and some architectures (state
+    space, ALiBi) take no such mask at all. Whether the rest of the model
     keeps to the mask is checked where packing is used, by running one item both ways.
 
     Args:
         info: The model.
         length: Tokens of the longest prefix with a tail.
     """
-    return info.window is None or length <= info.window
+    return info.packs and (info.window is None or length <= info.window)

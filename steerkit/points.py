@@ -8,8 +8,13 @@ from typing import Literal, get_args
 
 from steerkit.errors import LayerError
 
-Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-"""TransformerLens's words: the residual stream before, inside and after a block, and what its two halves add to it."""
+Site = Literal["resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+"""TransformerLens's words, in the order in which a block computes them.
+
+The residual stream before, inside and after a block; what its two halves add to it (`attn_out`, `mlp_out`: with any
+norm after them, so that stream + attn_out + mlp_out is the next stream); and `z`, the outputs of the attention heads
+side by side, `[batch, pos, heads * head_size]`, before the output projection mixes them.
+"""
 
 SITES: tuple[Site, ...] = get_args(Site)
 

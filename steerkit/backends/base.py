@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerkit.data.chat import PromptLike
-from steerkit.points import Point
+from steerkit.errors import LayerError
+from steerkit.points import Point, Site
 from steerkit.positions import Pass
 
 Hook = Callable[[Tensor, Pass], Tensor | None]
@@ -33,8 +34,11 @@ class ModelInfo:
         hidden_size: Width of the residual stream.
         dtype: Of the weights, such as `"float32"`.
         device: Of the first block.
+        heads: Attention heads of a block; 0 where none are known.
+        head_size: Width of one head's output.
         context: The most tokens it can take; `None` where it sets no limit.
         window: Length of the sliding attention window, where some layer has one.
+        packs: Whether it takes masks of its own for rows that hold several continuations.
         revision: Of the hub, where one was given.
         fingerprint: Hash over a sample of every weight.
         tokenizer: Hash of the tokenizer's vocabulary.
@@ -47,8 +51,11 @@ class ModelInfo:
     hidden_size: int
     dtype: str
     device: str
+    heads: int = 0
+    head_size: int = 0
     context: int | None = None
     window: int | None = None
+    packs: bool = True
     revision: str = ""
     fingerprint: str = ""
     tokenizer: str = ""
@@ -57,6 +64,18 @@ class ModelInfo:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, for manifests and reports."""
         return asdict(self)
+
+    def width(self, site: Site) -> int:
+        """Width of the activations at a site.
+
+        Raises:
+            LayerError: No block has the site.
+        """
+        if site != "z":
+            return self.hidden_size
+        if not self.heads:
+            raise LayerError(f"{self.architecture} has no attention heads to read: site='z' does not exist")
+        return self.heads * self.head_size
 
 
 @dataclass(frozen=True)

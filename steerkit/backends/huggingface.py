@@ -2,219 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from copy import deepcopy
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, ClassVar, cast
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
-from steerkit.backends.base import Batch, Hook, ModelInfo, Prefix, pad
-from steerkit.backends.layouts import find_parts
-from steerkit.backends.passes import PassCounter
-from steerkit.backends.provenance import describe
-from steerkit.backends.taps import Taps
-from steerkit.data.chat import PromptLike, as_prompts
-from steerkit.data.encoding import encode
-from steerkit.errors import DataError, LayerError, ModelError
-from steerkit.points import Point
+from steerkit.backends.causal import CausalModel
+from steerkit.backends.module_taps import ModuleTaps
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error
     """Raised inside a forward pass to end it after the last block that is needed."""
 
 
-class CachePrefix:
-    """A key-value cache, with what was padding in it."""
-
-    def __init__(self, cache: DynamicCache, real: Tensor) -> None:
-        self.cache = cache
-        self.real = real
-
-    def copies(self, count: int) -> CachePrefix:
-        """An independent copy with every row repeated `count` times in place."""
-        cache = deepcopy(self.cache)
-        cache.batch_repeat_interleave(count)
-        return CachePrefix(cache, self.real.repeat_interleave(count, dim=0))
-
-
-class HuggingFaceModel:
+class HuggingFaceModel(CausalModel):
     """A transformers causal language model and its tokenizer.
 
-    Args:
-        hf: The model; it stays what it is, and edits also act when its own `generate` or `forward` is called.
-        tokenizer: Its tokenizer.
-        name: Where it came from.
-        revision: Of the hub.
+    It stays what it is, and edits also act when its own `generate` or `forward` is called.
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer: Any, *, name: str = "", revision: str = "") -> None:
-        self.hf = hf
-        self.tokenizer = tokenizer
-        self.parts = find_parts(hf)
-        self.info: ModelInfo = describe(hf, tokenizer, num_layers=len(self.parts.blocks), name=name, revision=revision)
-        self._passes = PassCounter(hf, self.parts.decoder)
-        self._taps = Taps(self.parts, self._passes)
+    backend: ClassVar[str] = "huggingface"
 
-    def __repr__(self) -> str:
-        info = self.info
-        size = f"{info.num_layers} blocks x {info.hidden_size}"
-        return f"HuggingFaceModel({info.name!r}, {info.architecture}, {size}, {info.dtype}, {info.device})"
+    @classmethod
+    def wrap(cls, hf: Any, tokenizer: Any, *, name: str = "", revision: str = "") -> HuggingFaceModel:
+        """The model itself."""
+        return cls(hf, tokenizer, name=name, revision=revision)
 
-    @property
-    def device(self) -> torch.device:
-        """Where tokens are fed; weights that accelerate keeps elsewhere are brought there when they are used."""
-        embeddings = self.hf.get_input_embeddings()
-        if embeddings.weight.device.type != "meta":
-            return torch.device(embeddings.weight.device)
-        return torch.device(embeddings._hf_hook.execution_device)
+    @staticmethod
+    def claims(_source: Any) -> bool:
+        """A live `PreTrainedModel` is nobody's own: any backend can run it."""
+        return False
 
-    def hook(self, point: Point, fn: Hook) -> AbstractContextManager[None]:
-        """Read or write the activations at a point while the context is open; see `Model.hook`."""
-        if point.layer >= self.info.num_layers:
-            raise LayerError(f"layer {point.layer} does not exist; the model has {self.info.num_layers} blocks, "
-                             f"0 to {self.info.num_layers - 1}")  # fmt: skip
-        return self._taps.open(point, fn)
+    def _make_taps(self) -> ModuleTaps:
+        return ModuleTaps(self.parts, self._passes)
 
-    def encode(self, prompts: PromptLike | Sequence[PromptLike]) -> Batch:
-        """Prompts as a left-padded batch.
+    def _run(self, arguments: dict[str, Any]) -> Tensor:
+        return cast(Tensor, self.hf(**arguments).logits)
 
-        Raises:
-            DataError: A prompt is longer than the model's context.
-        """
-        encoded = [encode(prompt, self.tokenizer) for prompt in as_prompts(prompts)]
-        longest = max(len(one.ids) for one in encoded)
-        if self.info.context is not None and longest > self.info.context:
-            where = next(i for i, one in enumerate(encoded) if len(one.ids) == longest)
-            raise DataError(f"prompt {where} has {longest} tokens; the model's context is {self.info.context}. "
-                            "Shorten it or leave it out")  # fmt: skip
-        return pad([one.ids for one in encoded], [one.prompt_length for one in encoded], pad_id=self.pad_id)
-
-    @property
-    def pad_id(self) -> int:
-        """The token that fills shorter rows; any will do, since it is masked."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
-
-    @torch.no_grad()
-    def forward(
-        self,
-        prompts: PromptLike | Sequence[PromptLike] | Batch,
-        *,
-        columns: Sequence[int] | None = None,
-        until: int | None = None,
-        prefix: Prefix | None = None,
-    ) -> Float[Tensor, "batch pos vocab"]:
-        """Logits of a forward pass, without gradients; see `Model.forward`.
-
-        Raises:
-            LayerError: `until` is not a block of the model.
-            ModelError: `prefix` comes from another backend.
-            DataError: A prompt is longer than the model's context.
-        """
-        batch = prompts if isinstance(prompts, Batch) else self.encode(prompts)
-        return self.run(batch, columns=columns, until=until, prefix=prefix)
-
-    def run(
-        self,
-        batch: Batch,
-        *,
-        columns: Sequence[int] | None = None,
-        until: int | None = None,
-        prefix: Prefix | None = None,
-    ) -> Float[Tensor, "batch pos vocab"]:
-        """Logits of a forward pass, with gradients where they are on: what training calls; see `forward`.
-
-        Raises:
-            LayerError: `until` is not a block of the model.
-            ModelError: `prefix` comes from another backend.
-        """
-        arguments = self._arguments(batch, prefix)
-        if columns is not None:
-            arguments["logits_to_keep"] = torch.tensor(list(columns), device=self.device)
-        with self._passes.announce(batch.prompt_length.to(self.device), batch.position.to(self.device)):
-            if until is None:
-                return cast(Tensor, self.hf(**arguments).logits)
-            with self._stop_after(until), suppress(_Stop):
-                self.hf(**arguments)
-        return torch.empty(len(batch), 0, 0)
-
-    def prefill(self, batch: Batch) -> CachePrefix:
-        """Read tokens and keep their keys and values."""
-        prefix = CachePrefix(DynamicCache(config=self.hf.config), torch.empty(len(batch), 0, dtype=torch.bool))
-        self.forward(batch, columns=[batch.input_ids.shape[1] - 1], prefix=prefix)
-        return prefix
-
-    def _arguments(self, batch: Batch, prefix: Prefix | None) -> dict[str, Any]:
-        real = batch.real
-        if prefix is not None and not isinstance(prefix, CachePrefix):
-            raise ModelError(f"a {type(prefix).__name__} was not made by this model's prefill")
-        if prefix is not None:
-            real = prefix.real = torch.cat([prefix.real, real], dim=1)
-        mask = real.long() if batch.mask is None else self._packed_mask(batch.mask)
-        return {
-            "input_ids": batch.input_ids.to(self.device),
-            "attention_mask": mask.to(self.device),
-            "position_ids": batch.position.clamp(min=0).to(self.device),
-            "past_key_values": None if prefix is None else prefix.cache,
-            "use_cache": prefix is not None,
-        }
-
-    def _packed_mask(self, mask: Tensor) -> Tensor:
-        """As an additive mask, which every attention implementation of transformers that takes one understands."""
-        dtype = self.hf.dtype
-        blocked = torch.tensor(torch.finfo(dtype).min, dtype=dtype)
-        return torch.where(mask, torch.zeros((), dtype=dtype), blocked).unsqueeze(1)
-
-    @contextmanager
-    def _stop_after(self, layer: int) -> Iterator[None]:
-        if not 0 <= layer < self.info.num_layers:
-            raise LayerError(f"until={layer} is not a block; the model has {self.info.num_layers}, counted from 0")
-
+    def _run_until(self, arguments: dict[str, Any], layer: int) -> None:
         def stop(*_: Any) -> None:
             raise _Stop
 
         handle = self.parts.blocks[layer].register_forward_hook(stop)
         try:
-            yield
+            with suppress(_Stop):
+                self.hf(**arguments)
         finally:
             handle.remove()
 
-    @torch.no_grad()
-    def generate(
-        self, prompts: PromptLike | Sequence[PromptLike], *, max_new_tokens: int = 64, **decoding: Any
-    ) -> list[str]:
-        """The answers, without their prompts (an answer prefill is not repeated).
-
-        Args:
-            prompts: Text, messages, or several of them; one batch, padded on the left.
-            max_new_tokens: The most tokens of an answer, at least 1.
-            decoding: transformers' own options, such as `do_sample=True`, `num_beams=4`, `num_return_sequences=3`. With
-                several sequences a prompt, the answers to one prompt follow each other.
-
-        Raises:
-            DataError: A prompt is longer than the model's context.
-            ValueError: transformers does not know an option.
-        """
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise DataError(f"max_new_tokens={max_new_tokens!r} is not valid; give an integer of at least 1")
-        batch = self.encode(prompts)
-        width = batch.input_ids.shape[1]
-        if self.info.context is not None and width + max_new_tokens > self.info.context:
-            raise DataError(f"{width} prompt tokens and max_new_tokens={max_new_tokens} exceed the model's context of "
-                            f"{self.info.context}; give at most {self.info.context - width} new tokens")  # fmt: skip
-        decoding.setdefault("pad_token_id", self.pad_id)
-        with self._passes.announce(batch.prompt_length.to(self.device)):
-            out = self.hf.generate(
-                input_ids=batch.input_ids.to(self.device),
-                attention_mask=batch.real.long().to(self.device),
-                max_new_tokens=max_new_tokens,
-                **decoding,
-            )
-        ids = out if isinstance(out, Tensor) else out.sequences
-        return cast(list[str], self.tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True))
+    def _sequences(self, arguments: dict[str, Any]) -> Tensor:
+        out = self.hf.generate(**arguments)
+        return out if isinstance(out, Tensor) else cast(Tensor, out.sequences)

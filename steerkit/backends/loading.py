@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from steerkit.errors import InputError, ModelError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from steerkit.backends.causal import CausalModel
     from steerkit.backends.huggingface import HuggingFaceModel
 
-Backend = Literal["huggingface"]
-BACKENDS = ("huggingface",)
+Backend = Literal["huggingface", "transformer_lens", "nnsight"]
+BACKENDS: dict[str, str] = {
+    "huggingface": "steerkit.backends.huggingface:HuggingFaceModel",
+    "transformer_lens": "steerkit.backends.transformer_lens:TransformerLensModel",
+    "nnsight": "steerkit.backends.nnsight:NNsightModel",
+}
+"""Who runs the model, and the class that knows how. A new backend is one file and one line here."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEMO = "demo"
+
+
+@overload
+def load(
+    source: str | Path | PreTrainedModel,
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    backend: Literal["huggingface"] | None = None,
+) -> HuggingFaceModel: ...
+
+
+@overload
+def load(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    backend: str | None = None,
+) -> CausalModel: ...
 
 
 def load(
@@ -26,19 +59,21 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     revision: str | None = None,
-    backend: str = "huggingface",
-) -> HuggingFaceModel:
+    backend: str | None = None,
+) -> CausalModel:
     """A model that can be read and steered.
 
     What the table of layouts claims about the architecture is checked by one short forward pass.
 
     Args:
-        source: `"demo"` (the embedded model, no network), a local folder, a hub id, or a live `PreTrainedModel`.
-        tokenizer: A tokenizer or where to load it from; needed with a live model, else taken from `source`.
+        source: `"demo"` (the embedded model, no network), a local folder, a hub id, a live `PreTrainedModel`, a
+            `TransformerBridge` of TransformerLens, or a `TransformersModel` of nnsight.
+        tokenizer: A tokenizer or where to load it from; needed with a live `PreTrainedModel`, else taken from `source`.
         dtype: `"float32"`, `"float16"`, `"bfloat16"`; without it as saved, but the embedded model float32.
         device: Such as `"cuda"`, or `"auto"` to spread a large model over all devices.
         revision: Branch, tag or commit of the hub.
-        backend: Only `"huggingface"` so far.
+        backend: Who runs the model: `"huggingface"` (plain forward hooks, the default), `"transformer_lens"` (a bridge
+            and its hook points) or `"nnsight"` (traces). Where `source` is a bridge or nnsight's, it is that one.
 
     Raises:
         InputError: An argument is not valid.
@@ -48,23 +83,53 @@ def load(
         >>> load("demo").info.architecture
         'llama'
     """
-    from steerkit.backends.huggingface import HuggingFaceModel
     from steerkit.backends.probe import check_layout
 
-    if backend not in BACKENDS:
+    if backend is not None and backend not in BACKENDS:
         raise InputError(f"backend={backend!r} is not valid; choose one of {', '.join(BACKENDS)}")
     wanted = _dtype(dtype)
+    claimed = _claimed(source)
+    if claimed is not None:
+        _refuse_moves(wanted, device)
+        if backend not in (None, claimed):
+            raise InputError(f"{type(source).__name__} is run by {claimed}; leave out backend={backend!r}")
+        model: CausalModel = _backend(claimed)(source, _tokenizer(tokenizer, revision), revision=revision or "")
+    else:
+        hf, tokenizer, name = _transformers(source, tokenizer, dtype=wanted, device=device, revision=revision)
+        model = _backend(backend or "huggingface").wrap(hf, tokenizer, name=name, revision=revision or "")
+    check_layout(model)
+    return model
+
+
+def _transformers(
+    source: Any, tokenizer: Any, *, dtype: torch.dtype | None, device: Any, revision: str | None
+) -> tuple[Any, Any, str]:
+    """A transformers model, its tokenizer and the name to remember."""
     if isinstance(source, torch.nn.Module):
-        hf, name = _live(source, wanted, device), ""
+        hf, name = _live(source, dtype, device), ""
         if tokenizer is None:
             raise InputError("a live model needs its tokenizer: sk.load(model, tokenizer=tok)")
     else:
         where, name = _find(source)
-        hf = _pretrained(where, wanted or (torch.float32 if source == DEMO else None), device, revision)
+        hf = _pretrained(where, dtype or (torch.float32 if source == DEMO else None), device, revision)
         tokenizer = where if tokenizer is None else tokenizer
-    model = HuggingFaceModel(hf, _tokenizer(tokenizer, revision), name=name, revision=revision or "")
-    check_layout(model)
-    return model
+    return hf, _tokenizer(tokenizer, revision), name
+
+
+def _backend(name: str) -> Any:
+    """The class of a backend, imported when it is asked for."""
+    module, _, cls = BACKENDS[name].partition(":")
+    try:
+        return getattr(import_module(module), cls)
+    except ImportError as error:
+        raise ModelError(f"the backend {name!r} cannot be used here: {error}") from error
+
+
+def _claimed(source: Any) -> str | None:
+    """The backend whose own object this is."""
+    if isinstance(source, str | Path):
+        return None
+    return next((name for name in BACKENDS if _backend(name).claims(source)), None)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -93,9 +158,13 @@ def _find(source: Any) -> tuple[str, str]:
     return str(source), str(source)
 
 
-def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | None) -> Any:
+def _refuse_moves(dtype: torch.dtype | None, device: Any) -> None:
     if dtype is not None or device is not None:
         raise InputError("dtype and device are those of the live model; move it yourself, then load it")
+
+
+def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | None) -> Any:
+    _refuse_moves(dtype, device)
     if not hasattr(model, "config") or not hasattr(model, "generate"):
         raise InputError(f"{type(model).__name__} is not a transformers causal language model")
     if model.training:

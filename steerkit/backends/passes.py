@@ -27,7 +27,6 @@ class PassCounter:
     def __init__(self, hf: Any, decoder: nn.Module) -> None:
         self._hf = hf
         self._decoder = decoder
-        self._handle: Any = None
         self._pass: Pass | None = None
         self._told: Tensor | None = None
         self._given: Tensor | None = None
@@ -42,15 +41,23 @@ class PassCounter:
         assert self._pass is not None, "a tap fired outside a pass of the decoder"
         return self._pass
 
-    def attach(self) -> None:
-        """Begin to watch."""
-        self._handle = self._decoder.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True)
+    def attach(self, *, hooked: bool = True) -> Callable[[], None]:
+        """Begin to watch; what is returned ends it and leaves the model as it was.
+
+        Args:
+            hooked: Through a forward hook of the decoder; else `before` is called by whoever sees its inputs.
+        """
+        handle = (
+            self._decoder.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True) if hooked else None
+        )
         self._hf.generate = partial(self._generate, self._hf.generate)
 
-    def detach(self) -> None:
-        """Stop watching and leave the model as it was."""
-        self._handle.remove()
-        del self._hf.generate
+        def detach() -> None:
+            if handle is not None:
+                handle.remove()
+            del self._hf.generate
+
+        return detach
 
     def _generate(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs", kwargs.get("inputs_embeds")))
@@ -71,7 +78,7 @@ class PassCounter:
         finally:
             self._told, self._given = outer
 
-    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, _module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of the decoder."""
         tokens = kwargs.get("input_ids", args[0] if args else None)
         if tokens is None:

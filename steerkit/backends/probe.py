@@ -54,7 +54,7 @@ def _record(model: Any) -> dict[Point, Tensor]:
     with ExitStack() as stack:
         for layer in range(model.info.num_layers):
             for site in SITES:
-                if site == "resid_mid":
+                if site == "resid_mid" or not model.parts.has(layer, site):
                     continue
                 point = Point(layer, site)
 

@@ -93,7 +93,7 @@ def test_a_prefill_is_fed_but_is_not_part_of_the_template() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", [site for site in SITES if site != "z"])
 def test_writing_at_a_site_moves_the_stream_by_as_much(architecture: str, site: Any) -> None:
     model, delta = tiny(architecture), torch.linspace(-1, 1, 32)
     after = Point(2) if site != "resid_pre" else Point(2, "resid_pre")
@@ -116,6 +116,21 @@ def test_writing_at_a_site_moves_the_stream_by_as_much(architecture: str, site: 
         assert torch.allclose(moved, delta.expand_as(moved), atol=1e-4)
     else:
         assert torch.allclose(moved, delta.expand_as(moved), atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_writing_at_the_heads_moves_the_attention_output_by_its_projection(architecture: str) -> None:
+    model = tiny(architecture)
+    read: list[Tensor] = []
+    delta = torch.linspace(-1, 1, model.info.width("z"))
+    with model.hook(Point(2, "attn_out"), lambda h, _: read.append(h)):
+        model.forward("hello")
+        with model.hook(Point(2, "z"), lambda h, _: h + delta):
+            model.forward("hello")
+    projection = model.parts.heads(2)
+    with torch.no_grad():
+        expected = projection(delta.view(1, -1)) - projection(torch.zeros(1, len(delta)))
+    assert torch.allclose(read[1] - read[0], expected.expand_as(read[0]), atol=1e-5)
 
 
 def test_a_parallel_block_has_no_middle() -> None:

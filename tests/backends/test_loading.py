@@ -44,10 +44,10 @@ def test_a_live_model_is_left_as_it_was() -> None:
 
 def test_fingerprints_tell_weights_apart_and_forget_precision() -> None:
     first, second = tiny_hf("llama", seed=0), tiny_hf("llama", seed=1)
-    assert fingerprint_weights(first) != fingerprint_weights(second)
+    assert fingerprint_weights(first.named_parameters()) != fingerprint_weights(second.named_parameters())
     again = tiny_hf("llama", seed=0)
     again.model.layers[3].mlp.down_proj.weight.data[0, 0] += 1
-    assert fingerprint_weights(first) != fingerprint_weights(again)
+    assert fingerprint_weights(first.named_parameters()) != fingerprint_weights(again.named_parameters())
 
 
 @pytest.mark.usefixtures("as_user")

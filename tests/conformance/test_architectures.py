@@ -9,7 +9,7 @@ import torch
 from tiny import ARCHITECTURES, tiny
 
 from steerkit.backends.huggingface import HuggingFaceModel
-from steerkit.backends.taps import Taps
+from steerkit.backends.module_taps import ModuleTaps as Taps
 from steerkit.testing import ConformanceError, check_backend
 
 
