@@ -43,6 +43,12 @@ Plot = Annotated[
     typer.Option("--plot", help="Write the figure to this HTML file.", callback=check_plot),
 ]
 Seed = Annotated[int, typer.Option(help="Of the split.")]
+Device = Annotated[Optional[str], typer.Option(help="Such as cuda; auto spreads a large model over all.")]  # noqa: UP045
+Precision = Annotated[Optional[str], typer.Option("--model-dtype", help="float32, float16 or bfloat16.")]  # noqa: UP045
+Backend = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Who runs the model: huggingface, transformer_lens or nnsight."),
+]
 
 
 def layer_list(text: str) -> Any:
@@ -85,6 +91,13 @@ def device_name(name: str | None) -> str | None:
     """The device meant; with several processes on a machine, as torchrun starts them, each has its own GPU."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if name == "cuda" and local else name
+
+
+def load_model(source: str, *, device: str | None, dtype: str | None, backend: str | None = None) -> Any:
+    """The model that a command was given."""
+    import steerkit as sk
+
+    return sk.load(source, device=device_name(device), dtype=dtype, backend=backend)
 
 
 def show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:

@@ -8,7 +8,20 @@ from typing import Annotated, Any, Optional, cast
 
 import typer
 
-from steerkit.cli.application import Json, Model, Plot, Seed, Split, app, check_out, layer_list, show
+from steerkit.cli.application import (
+    Device,
+    Json,
+    Model,
+    Plot,
+    Precision,
+    Seed,
+    Split,
+    app,
+    check_out,
+    layer_list,
+    load_model,
+    show,
+)
 from steerkit.errors import InputError
 
 Preferences = Annotated[str, typer.Argument(help="A file of preferences (prompt, chosen, rejected), or 'demo'.")]
@@ -79,6 +92,8 @@ def distill(
     seed: Seed = 0,
     checkpoint_every: Checkpoints = None,
     check: Annotated[Optional[str], typer.Option(help="Held-out contrast pairs to verify the result on.")] = None,  # noqa: UP045
+    device: Device = None,
+    model_dtype: Precision = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +103,7 @@ def distill(
     from steerkit.training.distilling.losses import Objective
 
     check_out(out, "training", "adapter_config.json")
-    loaded, chosen, form = sk.load(model), layer_list(layer), _lora(rank, targets)
+    loaded, chosen, form = load_model(model, device=device, dtype=model_dtype), layer_list(layer), _lora(rank, targets)
     objective: dict[str, Any] = {"loss": loss}
     fit = _fit(edit_fit(loaded.info.hidden_size), steps=steps, lr=lr, batch=batch, seed=seed,
                checkpoint_every=checkpoint_every)  # fmt: skip
@@ -128,6 +143,8 @@ def teach(
     rank: Rank = None,
     seed: Seed = 0,
     checkpoint_every: Checkpoints = None,
+    device: Device = None,
+    model_dtype: Precision = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +153,7 @@ def teach(
     from steerkit.training.teaching.course import LORA, default_fit
 
     check_out(out, "training", "taught.json")
-    loaded, data = sk.load(model), sk.load_preferences(preferences, split=split)
+    loaded, data = load_model(model, device=device, dtype=model_dtype), sk.load_preferences(preferences, split=split)
     usual = default_fit(max(len(data), 1), loaded.info.hidden_size, full=full)
     fit = _fit(usual, steps=steps, lr=lr, batch=batch, seed=seed, checkpoint_every=checkpoint_every)
     lora = LORA if rank is None else replace(LORA, r=rank, alpha=2.0 * rank)
@@ -167,6 +184,8 @@ def rahf(
     batch: BatchSize = None,
     seed: Seed = 0,
     checkpoint_every: Checkpoints = None,
+    device: Device = None,
+    model_dtype: Precision = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -176,7 +195,7 @@ def rahf(
     from steerkit.training.teaching.course import default_fit
 
     check_out(out, "teaching", "differences", "adapter", "rahf.json")
-    loaded, data = sk.load(model), sk.load_preferences(preferences, split=split)
+    loaded, data = load_model(model, device=device, dtype=model_dtype), sk.load_preferences(preferences, split=split)
     both = {"batch": batch, "seed": seed, "checkpoint_every": checkpoint_every}
     teaching = _fit(default_fit(max(len(data) // 2, 1), loaded.info.hidden_size), steps=teach_steps, **both)
     result = sk.rahf(
@@ -203,6 +222,8 @@ def compare(
     max_new_tokens: Annotated[Optional[int], typer.Option(help="The most tokens of an answer.")] = None,  # noqa: UP045
     reward: Annotated[bool, typer.Option(help="Train a reward model as a judge.")] = True,
     seed: Seed = 0,
+    device: Device = None,
+    model_dtype: Precision = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -221,8 +242,9 @@ def compare(
         raise InputError("--no-reward leaves nobody to judge; only the demo's preferences have a rule")
     budget = Budget(**_given(steps=steps, batch=batch, lr=lr, max_new_tokens=max_new_tokens))
     chosen = methods if methods == "all" else [one.strip() for one in methods.split(",")]
+    loaded, data = load_model(model, device=device, dtype=model_dtype), sk.load_preferences(preferences, split=split)
     result = sk.compare_methods(
-        sk.load(model), sk.load_preferences(preferences, split=split), methods=chosen, reward=reward, budget=budget,
+        loaded, data, methods=chosen, reward=reward, budget=budget,
         seed=seed, instructions=_instructions(good, bad, preferences), progress=not as_json, **known,
     )  # fmt: skip
     show(result, as_json=as_json, plot=plot)
@@ -241,6 +263,8 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what lies there, if it is of the same kind.")
     ] = False,
+    device: Device = None,
+    model_dtype: Precision = None,
     as_json: Json = False,
 ) -> None:
     """Write weights that need no steerkit: a merged model, a peft adapter, or a vector as a bias."""
@@ -253,7 +277,7 @@ def export(
     if by_vector != (vector is not None) or by_vector == (adapter is not None) or by_vector != bool(layers):
         needs = "--vector and --layer" if by_vector else "--adapter alone"
         raise InputError(f"--as {form} needs {needs}")
-    loaded = sk.load(model)
+    loaded = load_model(model, device=device, dtype=model_dtype)
     if vector is not None:
         direction, where = sk.SteeringVector.load(vector), layer_list(layers)
         at = where[0] if len(where) == 1 else where
