@@ -9,14 +9,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import distilling, generating, one_base, peers, recording, storing, sweeping
+from benchmarks import backends, decoding, distilling, generating, one_base, peers, recording, storing, sweeping
 
 
 def main() -> int:
     """Run every benchmark and say which aims were met."""
     torch.set_num_threads(1)
     results = []
-    for part in (sweeping, recording, storing, generating, distilling, one_base, peers):
+    for part in (sweeping, recording, storing, generating, decoding, distilling, one_base, backends, peers):
         for line in part.run():
             print(*line.row(), sep=" | ", file=sys.stderr, flush=True)
             results.append(line)

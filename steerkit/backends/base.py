@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerkit.data.chat import PromptLike
 from steerkit.errors import LayerError
-from steerkit.points import Point, Site
+from steerkit.points import Layers, Point, Site, resolve_layers
 from steerkit.positions import Pass
 
 Hook = Callable[[Tensor, Pass], Tensor | None]
@@ -39,6 +39,8 @@ class ModelInfo:
         context: The most tokens it can take; `None` where it sets no limit.
         window: Length of the sliding attention window, where some layer has one.
         packs: Whether it takes masks of its own for rows that hold several continuations.
+        quantization: Who quantized the weights and to what, such as `"bitsandbytes 4bit"`; empty where nobody did.
+        lacks: The sites that some blocks do not have, with these blocks.
         revision: Of the hub, where one was given.
         fingerprint: Hash over a sample of every weight.
         tokenizer: Hash of the tokenizer's vocabulary.
@@ -56,6 +58,8 @@ class ModelInfo:
     context: int | None = None
     window: int | None = None
     packs: bool = True
+    quantization: str = ""
+    lacks: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
     revision: str = ""
     fingerprint: str = ""
     tokenizer: str = ""
@@ -76,6 +80,29 @@ class ModelInfo:
         if not self.heads:
             raise LayerError(f"{self.architecture} has no attention heads to read: site='z' does not exist")
         return self.heads * self.head_size
+
+    def layers_at(self, site: Site) -> list[int]:
+        """The blocks that have a site."""
+        without = self.lacks.get(site, ())
+        return [layer for layer in range(self.num_layers) if layer not in without]
+
+    def choose_layers(self, layers: Layers | None, *, site: Site) -> list[int]:
+        """The layers meant at a site: `"all"` are the blocks that have it.
+
+        Raises:
+            LayerError: A layer does not exist or lacks the site, or none has it.
+        """
+        have = self.layers_at(site)
+        if layers is None or (isinstance(layers, str) and layers == "all"):
+            wanted = have
+        else:
+            wanted = resolve_layers(layers, num_layers=self.num_layers)
+        missing = [layer for layer in wanted if layer not in have]
+        if missing or not have:
+            which = f"block {missing[0]} of {self.architecture}" if have else self.architecture
+            where = f"; blocks {', '.join(map(str, have))} have it" if have else " in any of its blocks"
+            raise LayerError(f"{which} has no site {site!r}{where}")
+        return wanted
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from inspect import Parameter, signature
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from steerkit.backends.base import Batch, Hook, ModelInfo, Prefix, pad
-from steerkit.backends.layouts import find_parts
+from steerkit.backends.layouts import Parts, find_parts
 from steerkit.backends.passes import PassCounter
-from steerkit.backends.provenance import describe
+from steerkit.backends.provenance import describe, input_device, takes_masks
 from steerkit.backends.taps import Taps
 from steerkit.data.chat import PromptLike, as_prompts
 from steerkit.data.encoding import encode
@@ -25,16 +26,21 @@ from steerkit.points import Point
 
 
 class CachePrefix:
-    """A key-value cache, with what was padding in it."""
+    """A model's cache of keys and values (or of states), with what was padding in it."""
 
     def __init__(self, cache: DynamicCache, real: Tensor) -> None:
         self.cache = cache
         self.real = real
 
+    @property
+    def is_state(self) -> bool:
+        """Some layer keeps a state instead of keys and values; transformers goes on from one a token at a time."""
+        return any(hasattr(layer, "recurrent_states") for layer in self.cache.layers)
+
     def copies(self, count: int) -> CachePrefix:
         """An independent copy with every row repeated `count` times in place."""
         cache = deepcopy(self.cache)
-        cache.batch_repeat_interleave(count)
+        cache.reorder_cache(torch.arange(len(self.real)).repeat_interleave(count))
         return CachePrefix(cache, self.real.repeat_interleave(count, dim=0))
 
 
@@ -59,10 +65,11 @@ class CausalModel(ABC):
     ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
-        self.parts = find_parts(hf)
+        self.parts = self._find_parts()
         self.info: ModelInfo = describe(
-            hf, tokenizer, self.parts, name=name, revision=revision, fingerprint=fingerprint
+            hf, tokenizer, self.parts, name=name, revision=revision, device=str(self.device), fingerprint=fingerprint
         )
+        self._takes = _names(hf.forward)
         self._passes = PassCounter(hf, self.parts.decoder)
         self._taps = self._make_taps()
 
@@ -70,6 +77,10 @@ class CausalModel(ABC):
         info = self.info
         size = f"{info.num_layers} blocks x {info.hidden_size}"
         return f"{type(self).__name__}({info.name!r}, {info.architecture}, {size}, {info.dtype}, {info.device})"
+
+    def _find_parts(self) -> Parts:
+        """Where the model's blocks lie."""
+        return find_parts(self.hf)
 
     @abstractmethod
     def _make_taps(self) -> Taps:
@@ -90,10 +101,7 @@ class CausalModel(ABC):
     @property
     def device(self) -> torch.device:
         """Where tokens are fed; weights that accelerate keeps elsewhere are brought there when they are used."""
-        embeddings = self.hf.get_input_embeddings()
-        if embeddings.weight.device.type != "meta":
-            return torch.device(embeddings.weight.device)
-        return torch.device(embeddings._hf_hook.execution_device)
+        return input_device(self.hf)
 
     def hook(self, point: Point, fn: Hook) -> AbstractContextManager[None]:
         """Read or write the activations at a point while the context is open; see `Model.hook`."""
@@ -160,40 +168,68 @@ class CausalModel(ABC):
             LayerError: `until` is not a block of the model.
             ModelError: `prefix` comes from another backend.
         """
+        if until is not None and not 0 <= until < self.info.num_layers:
+            raise LayerError(f"until={until} is not a block; the model has {self.info.num_layers}, counted from 0")
+        state = isinstance(prefix, CachePrefix) and prefix.is_state and prefix.real.shape[1] > 0
+        if state and batch.input_ids.shape[1] > 1:
+            return self._step_by_step(batch, columns=columns, until=until, prefix=prefix)
         arguments = self._arguments(batch, prefix)
         if columns is not None:
             arguments["logits_to_keep"] = torch.tensor(list(columns), device=self.device)
-        if until is not None and not 0 <= until < self.info.num_layers:
-            raise LayerError(f"until={until} is not a block; the model has {self.info.num_layers}, counted from 0")
         with self._passes.announce(batch.prompt_length.to(self.device), batch.position.to(self.device)):
             if until is None:
                 return self._run(arguments)
             self._run_until(arguments, until)
         return torch.empty(len(batch), 0, 0)
 
+    def _step_by_step(
+        self, batch: Batch, *, columns: Sequence[int] | None, until: int | None, prefix: Prefix | None
+    ) -> Tensor:
+        """Tokens that go on from a state, each in a pass of its own."""
+        steps = []
+        for column in range(batch.input_ids.shape[1]):
+            one = slice(column, column + 1)
+            step = Batch(batch.input_ids[:, one], batch.position[:, one], batch.prompt_length)
+            steps.append(self.run(step, until=until, prefix=prefix))
+        logits = torch.cat(steps, dim=1)
+        return logits if columns is None or until is not None else logits[:, list(columns)]
+
     def prefill(self, batch: Batch) -> CachePrefix:
-        """Read tokens and keep their keys and values."""
+        """Read tokens and keep their keys and values, or the states they lead to.
+
+        Raises:
+            ModelError: Rows are padded on the right, where a state would take the padding in.
+        """
         prefix = CachePrefix(DynamicCache(config=self.hf.config), torch.empty(len(batch), 0, dtype=torch.bool))
         self.forward(batch, columns=[batch.input_ids.shape[1] - 1], prefix=prefix)
         return prefix
 
     def _arguments(self, batch: Batch, prefix: Prefix | None) -> dict[str, Any]:
-        real = batch.real
+        cache, mask = self.parts.layout.cache, batch.real.long()
         if prefix is not None and not isinstance(prefix, CachePrefix):
             raise ModelError(f"a {type(prefix).__name__} was not made by this model's prefill")
         if prefix is not None:
-            real = prefix.real = torch.cat([prefix.real, real], dim=1)
-        mask = real.long() if batch.mask is None else self._packed_mask(batch.mask)
-        return {
+            if prefix.is_state and not batch.real[:, -1].all():
+                raise ModelError(f"a state of {self.info.architecture} would take in padding on the right; pad on the "
+                                 "left, and go on from it with rows of one length")  # fmt: skip
+            prefix.real = torch.cat([prefix.real, batch.real], dim=1)
+            mask = mask if cache == "cache_params" else prefix.real.long()
+        arguments = {
             "input_ids": batch.input_ids.to(self.device),
-            "attention_mask": mask.to(self.device),
+            "attention_mask": (mask if batch.mask is None else self._packed_mask(batch.mask)).to(self.device),
             "position_ids": batch.position.clamp(min=0).to(self.device),
-            "past_key_values": None if prefix is None else prefix.cache,
+            cache: None if prefix is None else prefix.cache,
             "use_cache": prefix is not None,
         }
+        return {name: value for name, value in arguments.items() if self._takes is None or name in self._takes}
 
     def _packed_mask(self, mask: Tensor) -> Tensor:
         """As an additive mask, which every attention implementation of transformers that takes one understands."""
+        if not takes_masks(self.hf.config):
+            raise ModelError(
+                f"attention by {self.hf.config._attn_implementation!r} takes no such mask, so continuations cannot "
+                "share a row. Set it before sk.load, which then leaves packing out, or use 'sdpa'"
+            )
         dtype = self.hf.dtype
         blocked = torch.tensor(torch.finfo(dtype).min, dtype=dtype)
         return torch.where(mask, torch.zeros((), dtype=dtype), blocked).unsqueeze(1)
@@ -222,7 +258,7 @@ class CausalModel(ABC):
             raise DataError(f"{width} prompt tokens and max_new_tokens={max_new_tokens} exceed the model's context of "
                             f"{self.info.context}; give at most {self.info.context - width} new tokens")  # fmt: skip
         decoding.setdefault("pad_token_id", self.pad_id)
-        with self._passes.announce(batch.prompt_length.to(self.device)):
+        with self._passes.announce(batch.prompt_length.to(self.device), real=batch.real.to(self.device)):
             ids = self._sequences(
                 {
                     "input_ids": batch.input_ids.to(self.device),
@@ -232,3 +268,11 @@ class CausalModel(ABC):
                 }
             )
         return cast(list[str], self.tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True))
+
+
+def _names(forward: Callable[..., Any]) -> frozenset[str] | None:
+    """The arguments a function has; nothing where it takes any."""
+    given = signature(forward).parameters
+    if any(one.kind is Parameter.VAR_KEYWORD for one in given.values()):
+        return None
+    return frozenset(given)

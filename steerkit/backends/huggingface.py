@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerkit.backends.causal import CausalModel
 from steerkit.backends.module_taps import ModuleTaps
+from steerkit.errors import InputError
 
 
 class _Stop(Exception):  # noqa: N818 - a signal, not an error
@@ -53,3 +54,19 @@ class HuggingFaceModel(CausalModel):
     def _sequences(self, arguments: dict[str, Any]) -> Tensor:
         out = self.hf.generate(**arguments)
         return out if isinstance(out, Tensor) else cast(Tensor, out.sequences)
+
+
+def check_plain(model: object, what: str) -> HuggingFaceModel:
+    """The model, if its weights are where transformers keeps them.
+
+    Args:
+        model: What was given.
+        what: What is to be done with it, such as `"adapters work"`.
+
+    Raises:
+        InputError: Another backend runs it, or it is no model of steerkit.
+    """
+    if isinstance(model, HuggingFaceModel):
+        return model
+    raise InputError(f"{what} on a plain Hugging Face model, not on a {type(model).__name__}; load it with "
+                     "sk.load(..., backend='huggingface')")  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from steerkit.backends.huggingface import HuggingFaceModel
 
 Backend = Literal["huggingface", "transformer_lens", "nnsight"]
+Quantization = Literal["8bit", "4bit"]
 BACKENDS: dict[str, str] = {
     "huggingface": "steerkit.backends.huggingface:HuggingFaceModel",
     "transformer_lens": "steerkit.backends.transformer_lens:TransformerLensModel",
@@ -37,6 +40,7 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
     backend: Literal["huggingface"] | None = None,
+    quantization: Any = None,
 ) -> HuggingFaceModel: ...
 
 
@@ -49,6 +53,7 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
     backend: str | None = None,
+    quantization: Any = None,
 ) -> CausalModel: ...
 
 
@@ -60,6 +65,7 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
     backend: str | None = None,
+    quantization: Any = None,
 ) -> CausalModel:
     """A model that can be read and steered.
 
@@ -74,6 +80,8 @@ def load(
         revision: Branch, tag or commit of the hub.
         backend: Who runs the model: `"huggingface"` (plain forward hooks, the default), `"transformer_lens"` (a bridge
             and its hook points) or `"nnsight"` (traces). Where `source` is a bridge or nnsight's, it is that one.
+        quantization: `"8bit"` (LLM.int8) or `"4bit"` (NF4) by bitsandbytes, or a quantization config of transformers.
+            A live model is quantized already, or not.
 
     Raises:
         InputError: An argument is not valid.
@@ -90,28 +98,32 @@ def load(
     wanted = _dtype(dtype)
     claimed = _claimed(source)
     if claimed is not None:
-        _refuse_moves(wanted, device)
+        _refuse_moves(wanted, device, quantization)
         if backend not in (None, claimed):
             raise InputError(f"{type(source).__name__} is run by {claimed}; leave out backend={backend!r}")
         model: CausalModel = _backend(claimed)(source, _tokenizer(tokenizer, revision), revision=revision or "")
     else:
-        hf, tokenizer, name = _transformers(source, tokenizer, dtype=wanted, device=device, revision=revision)
+        hf, tokenizer, name = _transformers(
+            source, tokenizer, dtype=wanted, device=device, revision=revision, quantization=quantization
+        )
         model = _backend(backend or "huggingface").wrap(hf, tokenizer, name=name, revision=revision or "")
     check_layout(model)
     return model
 
 
 def _transformers(
-    source: Any, tokenizer: Any, *, dtype: torch.dtype | None, device: Any, revision: str | None
+    source: Any, tokenizer: Any, *, dtype: torch.dtype | None, device: Any, revision: str | None, quantization: Any
 ) -> tuple[Any, Any, str]:
     """A transformers model, its tokenizer and the name to remember."""
     if isinstance(source, torch.nn.Module):
-        hf, name = _live(source, dtype, device), ""
+        _refuse_moves(dtype, device, quantization)
+        hf, name = _live(source), ""
         if tokenizer is None:
             raise InputError("a live model needs its tokenizer: sk.load(model, tokenizer=tok)")
     else:
         where, name = _find(source)
-        hf = _pretrained(where, dtype or (torch.float32 if source == DEMO else None), device, revision)
+        wanted = dtype or (torch.float32 if source == DEMO else None)
+        hf = _pretrained(where, wanted, device, revision, quantization)
         tokenizer = where if tokenizer is None else tokenizer
     return hf, _tokenizer(tokenizer, revision), name
 
@@ -129,7 +141,11 @@ def _claimed(source: Any) -> str | None:
     """The backend whose own object this is."""
     if isinstance(source, str | Path):
         return None
-    return next((name for name in BACKENDS if _backend(name).claims(source)), None)
+    for name in BACKENDS:
+        with suppress(ModelError):  # a library that is not here has made no object
+            if _backend(name).claims(source):
+                return name
+    return None
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -158,13 +174,14 @@ def _find(source: Any) -> tuple[str, str]:
     return str(source), str(source)
 
 
-def _refuse_moves(dtype: torch.dtype | None, device: Any) -> None:
-    if dtype is not None or device is not None:
-        raise InputError("dtype and device are those of the live model; move it yourself, then load it")
+def _refuse_moves(dtype: torch.dtype | None, device: Any, quantization: Any) -> None:
+    if not (dtype is None and device is None and quantization is None):
+        raise InputError("dtype, device and quantization are those of the live model; move it yourself, then load it")
 
 
-def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | None) -> Any:
-    _refuse_moves(dtype, device)
+def _live(model: Any) -> Any:
+    """The model itself, also where torch.compile has wrapped it: the wrapper goes on to run it."""
+    model = getattr(model, "_orig_mod", model)
     if not hasattr(model, "config") or not hasattr(model, "generate"):
         raise InputError(f"{type(model).__name__} is not a transformers causal language model")
     if model.training:
@@ -172,15 +189,57 @@ def _live(model: Any, dtype: torch.dtype | None, device: str | torch.device | No
     return model
 
 
-def _pretrained(where: str, dtype: torch.dtype | None, device: str | torch.device | None, revision: str | None) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    spread = {"device_map": device} if device == "auto" else {}
+def _pretrained(
+    where: str,
+    dtype: torch.dtype | None,
+    device: str | torch.device | None,
+    revision: str | None,
+    quantization: Quantization | Any = None,
+) -> Any:
+    spread: dict[str, Any] = {"device_map": device} if device == "auto" else {}
+    if quantization is not None:
+        spread |= {"quantization_config": _quantization(quantization, dtype)}
+        if device is not None:  # quantized weights are placed where they are made
+            spread |= {"device_map": device if device == "auto" else {"": device}}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(where, dtype=dtype or "auto", revision=revision or "main", **spread)
+        kind = _kind_of(where, revision)
+        hf = kind.from_pretrained(where, dtype=dtype or "auto", revision=revision or "main", **spread)
+    except ImportError as error:
+        raise ModelError(f"quantization={quantization!r} needs a library that is missing: {error}") from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a causal language model from {where!r}: {error}") from error
     return hf.eval() if device is None or spread else hf.to(device).eval()
+
+
+def _kind_of(where: str, revision: str | None) -> Any:
+    """The class that loads a model: a causal language model, or one that also sees and has such a model in it."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(where, revision=revision or "main")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{config.model_type} is an encoder-decoder model; steerkit steers causal (decoder-only) "
+                         "language models")  # fmt: skip
+    plain = type(config) in AutoModelForCausalLM._model_mapping
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if sees and not plain else AutoModelForCausalLM
+
+
+def _quantization(quantization: Quantization | Any, dtype: torch.dtype | None) -> Any:
+    """A quantization config of transformers."""
+    if not isinstance(quantization, str) and hasattr(quantization, "quant_method"):
+        return quantization
+    if quantization not in ("8bit", "4bit"):
+        raise InputError(f"quantization={quantization!r} is not valid; choose '8bit' or '4bit', or give a quantization "
+                         "config of transformers")  # fmt: skip
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(f"quantization={quantization!r} needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype or torch.bfloat16
+    )
 
 
 def _tokenizer(tokenizer: Any, revision: str | None) -> Any:

@@ -27,11 +27,15 @@ class Tap:
     def run(self, hidden: Tensor) -> Tensor:
         """The activations after every function; the same tensor where none changed them."""
         pass_ = self.passes.current()
+        rows = hidden
+        if hidden.ndim == 2:  # some layers see all tokens of a batch in one row
+            rows = hidden.view(pass_.batch, pass_.length, -1)
+        given = rows
         for fn in self.functions:
-            changed = fn(hidden, pass_)
+            changed = fn(rows, pass_)
             if changed is not None:
-                hidden = changed
-        return hidden
+                rows = changed
+        return hidden if rows is given else rows.view(hidden.shape)
 
 
 class MidTap(Tap):
@@ -45,9 +49,10 @@ class MidTap(Tap):
 
     def run(self, hidden: Tensor) -> Tensor:
         """The attention output such that the stream after it is what the functions made of it."""
-        mid = self.entering + hidden
+        entering = self.entering.to(hidden.device)  # the block before may lie on another device
+        mid = entering + hidden
         changed = super().run(mid)
-        return hidden if changed is mid else hidden.where(changed == mid, changed - self.entering)
+        return hidden if changed is mid else hidden.where(changed == mid, changed - entering)
 
 
 class Taps(ABC):
@@ -60,6 +65,11 @@ class Taps(ABC):
     def __init__(self, passes: PassCounter) -> None:
         self.passes = passes
         self._taps: dict[Point, Tap] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Someone reads or writes at this moment."""
+        return bool(self._taps)
 
     @contextmanager
     def open(self, point: Point, fn: Hook) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from steerkit.cli.application import Json, app, show
+from steerkit.cli.application import Backend, Json, app, show
 
 
 @app.command()
@@ -25,12 +25,16 @@ def demo(
 @app.command()
 def doctor(
     model: Annotated[Optional[str], typer.Argument(help="'demo', a folder, or a hub id.")] = None,  # noqa: UP045
+    full: Annotated[
+        bool, typer.Option("--full", help="Run the whole suite on the model: every site, cache, batch and path.")
+    ] = False,
+    backend: Backend = None,
     as_json: Json = False,
 ) -> None:
     """Print versions and devices; for a model, its layout and a live proof that steering reaches it."""
     from steerkit.doctor import examine
 
-    found = examine(model)
+    found = examine(model, backend=backend, full=full)
     show(found, as_json=as_json)
     if not found.healthy:
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny
+from tiny import EVERY, tiny
 from torch import Tensor
 
 from steerkit.data.chat import Prompt
@@ -26,7 +26,7 @@ def seen(passes: list[Pass]) -> list[list[list[int]]]:
     return [pass_.position.tolist() for pass_ in passes]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY)
 def test_a_batch_answers_as_each_prompt_alone(architecture: str) -> None:
     model = tiny(architecture)
     together = model.generate(PROMPTS, max_new_tokens=6)

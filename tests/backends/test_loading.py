@@ -93,10 +93,11 @@ def test_an_encoder_decoder_is_refused() -> None:
         load(T5ForConditionalGeneration(config).eval(), tokenizer=tiny_tokenizer())
 
 
-def test_an_unknown_architecture_names_the_known_ones_and_what_to_do() -> None:
+def test_an_unknown_architecture_that_cannot_be_found_names_what_was_seen_and_what_to_do() -> None:
     hf = tiny_hf("llama")
     hf.config.model_type = "unheard-of"
-    with pytest.raises(ModelError, match=r"known are gpt2, .*LAYOUTS\['unheard-of'\]"):
+    hf.config.num_hidden_layers = 5
+    with pytest.raises(ModelError, match=r"Seen: model\.layers \(4 x Llama.*LAYOUTS\['unheard-of'\]"):
         load(hf, tokenizer=tiny_tokenizer())
 
 
