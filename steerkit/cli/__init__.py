@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from steerkit.cli import basics, directions, weights
+from steerkit.cli import basics, directions, parity, weights
 from steerkit.cli.application import app
 from steerkit.errors import SteerkitError
 
 INTERRUPTED = 130
 """The exit code that typer gives when somebody stops a command."""
 
-__all__ = ["app", "basics", "directions", "main", "weights"]
+__all__ = ["app", "basics", "directions", "main", "parity", "weights"]
 
 
 def main() -> None:
