@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 
 from steerkit.backends.base import ModelInfo, pad
 from steerkit.errors import DataError
@@ -15,7 +15,7 @@ PREFIXES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 TAILS = [[[20], [21, 22, 23]], [[24, 25], [26]], [[27, 28], [29, 30]]]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CLASSIC)
 def test_packed_logits_are_those_of_each_continuation_alone(architecture: str) -> None:
     model = tiny(architecture)
     packed = pack(PREFIXES, TAILS, [1, 1, 1], pad_id=0)

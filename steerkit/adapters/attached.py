@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steerkit.adapters.adapter import Adapter
 from steerkit.adapters.full import FullWeights
 from steerkit.adapters.injected import Injected
-from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.backends.huggingface import HuggingFaceModel, check_plain
 from steerkit.errors import InputError, SteeringError
 
 Weights = Any
@@ -177,6 +177,7 @@ def _check(model: HuggingFaceModel, full: Mapping[str, FullWeights], loras: Mapp
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    check_plain(model, "adapters work")
     if any(isinstance(module, BaseTunerLayer) for module in model.hf.modules()):
         raise SteeringError("the model carries adapters already; leave them first, or stack([a, b]) to have both act")
     for name, one in loras.items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.backends.huggingface import check_plain
 from steerkit.errors import InputError, VectorError
 from steerkit.vectors.provenance import check_made_with
 
@@ -21,11 +21,9 @@ def check_base(meta: Mapping[str, Any], model: object, *, override: bool) -> Non
         MismatchError: The fingerprints differ, and `override` is not given.
         InputError: `model` is not what `load` returns.
     """
-    if not isinstance(model, HuggingFaceModel):
-        raise InputError(f"adapters work on a plain Hugging Face model, not on a {type(model).__name__}; give what "
-                         "sk.load returns")  # fmt: skip
+    plain = check_plain(model, "adapters work")
     if not override:
-        check_made_with(meta, model.info.as_dict(), what="adapter")
+        check_made_with(meta, plain.info.as_dict(), what="adapter")
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:

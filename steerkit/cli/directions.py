@@ -24,6 +24,7 @@ from steerkit.cli.application import (
     layer_list,
     show,
 )
+from steerkit.cli.heads import Heads, head_list, load_vector
 from steerkit.errors import InputError
 
 
@@ -33,7 +34,7 @@ def record(
     pairs: Pairs,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder of the activation store, or an address like s3://.")],
     layers: LayerList = "all",
-    site: Annotated[str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out or mlp_out.")] = "resid_post",
+    site: Annotated[str, typer.Option(help="resid_pre, z, attn_out, resid_mid, mlp_out or resid_post.")] = "resid_post",
     read: Annotated[Optional[str], typer.Option(help="letter, last, mean, each, or a token index.")] = None,  # noqa: UP045
     split: Split = None,
     max_tokens: Annotated[Optional[int], typer.Option(help="With --read each: the most tokens of a side.")] = None,  # noqa: UP045
@@ -83,6 +84,11 @@ def extract(
     store: Store,
     out: Annotated[Path, typer.Option("--out", "-o", help="File of the vector (safetensors).")],
     method: Annotated[str, typer.Option(help="mean_difference, pca, logistic or lda.")] = "mean_difference",
+    heads: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a store of site z: LAYER:HEAD, like 2:1,4:0; or how many of the best."),
+    ] = None,
+    sigma: Annotated[bool, typer.Option("--sigma", help="Scale to one standard deviation, as ITI does.")] = False,
     test: Annotated[float, typer.Option(help="Share of the pairs held back for 'separate'.")] = 0.25,
     seed: Seed = 0,
     as_json: Json = False,
@@ -91,27 +97,38 @@ def extract(
     import steerkit as sk
 
     opened = sk.ActivationStore.open(store)
-    vector = sk.extract(opened.split(test=test, seed=seed)[0] if test else opened, method)
+    named = None if heads is None or heads.isdigit() else head_list(heads)
+    if heads is not None and named is None and not test:
+        raise InputError(f"--heads {heads} asks which heads separate pairs that are held back; --test 0 leaves none")
+    train, held_out = opened.split(test=test, seed=seed) if test else (opened, opened)
+    vector = sk.extract(train, method)
+    if heads is not None:
+        vector = vector.heads(named or sk.head_separation(held_out, vector, seed=seed).top(int(heads)))
+    vector = vector.in_sigma() if sigma else vector
     vector.save(out)
     norms = [float(norm) for norm in vector.norms]
-    print(json.dumps({"vector": str(out), "layers": list(vector.layers), "norms": norms}) if as_json else vector)
+    found = {"vector": str(out), "layers": list(vector.layers), "norms": norms, "heads": vector.chosen_heads}
+    print(json.dumps(found) if as_json else vector)
 
 
 @app.command()
 def separate(
     store: Store,
     vector: Vector,
+    heads: Heads = None,
+    by_head: Annotated[bool, typer.Option("--by-head", help="Head by head, for a store of site z.")] = False,
     test: Annotated[float, typer.Option(help="Share of the pairs that 'extract' held back; 0 takes all.")] = 0.25,
     seed: Seed = 0,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far apart the two sides lie along a vector, layer by layer, on held-out pairs."""
+    """Show how far apart the two sides lie along a vector, layer by layer or head by head, on held-out pairs."""
     import steerkit as sk
 
-    opened = sk.ActivationStore.open(store)
+    opened, loaded = sk.ActivationStore.open(store), load_vector(vector, heads)
     held_out = opened.split(test=test, seed=seed)[1] if test else opened
-    show(sk.separation(held_out, sk.SteeringVector.load(vector)), as_json=as_json, plot=plot)
+    found = sk.head_separation(held_out, loaded) if by_head else sk.separation(held_out, loaded)
+    show(found, as_json=as_json, plot=plot)
 
 
 @app.command()
@@ -120,6 +137,7 @@ def sweep(
     pairs: Pairs,
     vector: Vector,
     layers: LayerList = "all",
+    heads: Heads = None,
     coefs: Annotated[str, typer.Option(help="Like -1,0,1.")] = "-1,0,1",
     split: Split = None,
     plot: Plot = None,
@@ -128,10 +146,9 @@ def sweep(
     """Score the pairs under every layer and coefficient."""
     import steerkit as sk
 
-    grid = sk.sweep(
-        sk.load(model), sk.SteeringVector.load(vector), sk.load_pairs(pairs, split=split), layers=layer_list(layers),
-        coefs=coefficients(coefs), progress=not as_json,
-    )  # fmt: skip
+    wanted, numbers, chosen = layer_list(layers), coefficients(coefs), load_vector(vector, heads)
+    data = sk.load_pairs(pairs, split=split)
+    grid = sk.sweep(sk.load(model), chosen, data, layers=wanted, coefs=numbers, progress=not as_json)
     show(grid, as_json=as_json, plot=plot)
 
 
@@ -140,8 +157,9 @@ def generate(
     model: Model,
     prompts: Annotated[list[str], typer.Argument(help="Questions; through the chat template if there is one.")],
     add: Annotated[list[Path], typer.Option(help="A steering vector; may be repeated.")] = [],  # noqa: B006
-    layer: Annotated[list[int], typer.Option(help="Its layer, one for each --add.")] = [],  # noqa: B006
+    layer: Annotated[list[int], typer.Option(help="Its layer, one for each --add; none with --heads.")] = [],  # noqa: B006
     coef: Annotated[list[float], typer.Option(help="Its coefficient, one for each --add.")] = [],  # noqa: B006
+    heads: Heads = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 64,
     raw: Annotated[bool, typer.Option("--raw", help="Feed the prompts as they are.")] = False,
     as_json: Json = False,
@@ -149,16 +167,19 @@ def generate(
     """Answer prompts, unsteered and steered side by side."""
     import steerkit as sk
 
-    if not len(add) == len(layer) == len(coef):
-        raise InputError(f"{len(add)} --add, {len(layer)} --layer, {len(coef)} --coef; give one of each per vector")
+    vectors = [load_vector(path, heads) for path in add]
+    layers: list[Any] = list(layer) or [None] * len([one for one in vectors if one.chosen_heads])
+    if not len(add) == len(layers) == len(coef):
+        raise InputError(f"{len(add)} --add, {len(layer)} --layer, {len(coef)} --coef; give one of each per vector (no "
+                         "--layer for vectors of chosen heads)")  # fmt: skip
     loaded = sk.load(model)
     chat = bool(loaded.info.template) and not raw
     asked: list[Any] = [[{"role": "user", "content": text}] for text in prompts] if chat else list(prompts)
     answers = {"unsteered": loaded.generate(asked, max_new_tokens=max_new_tokens)}
     if add:
         steer = sk.Steer(loaded)
-        for path, at, strength in zip(add, layer, coef, strict=True):
-            steer.add(sk.SteeringVector.load(path), layer=at, coef=strength)
+        for vector, at, strength in zip(vectors, layers, coef, strict=True):
+            steer.add(vector, layer=at, coef=strength)
         answers["steered"] = steer.generate(asked, max_new_tokens=max_new_tokens)
     rows = [{"prompt": text, **{k: v[i] for k, v in answers.items()}} for i, text in enumerate(prompts)]
     print(json.dumps(rows) if as_json else "\n\n".join("\n".join(f"{k}: {v}" for k, v in row.items()) for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steerkit.diagnostics.divergence import Divergence
+from steerkit.diagnostics.head_separability import HeadSeparation, head_separation
 from steerkit.diagnostics.imitation import Fidelity, fidelity
 from steerkit.diagnostics.projections import Projection, projection
 from steerkit.diagnostics.separability import Separation, separation
@@ -13,12 +14,14 @@ from steerkit.diagnostics.tokens import TokenProjection, token_projection
 __all__ = [
     "Divergence",
     "Fidelity",
+    "HeadSeparation",
     "PrincipalComponents",
     "Projection",
     "Separation",
     "Similarity",
     "TokenProjection",
     "fidelity",
+    "head_separation",
     "layer_similarity",
     "principal_components",
     "projection",

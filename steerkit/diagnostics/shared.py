@@ -17,7 +17,8 @@ def common_layers(store: ActivationStore, vector: SteeringVector) -> list[int]:
     if store.site != vector.site:
         raise VectorError(f"the store was recorded at {store.site}, the vector belongs to {vector.site}")
     if store.hidden_size != vector.hidden_size:
-        raise VectorError(f"the store has hidden size {store.hidden_size}, the vector {vector.hidden_size}")
+        width = "width" if store.site == "z" else "hidden size"
+        raise VectorError(f"the store has {width} {store.hidden_size}, the vector {vector.hidden_size}")
     if len(store) == 0:
         raise InputError("the store holds no pairs; record some first")
     layers = [layer for layer in store.layers if layer in vector.layers]

@@ -89,7 +89,7 @@ def layer_similarity(vector: SteeringVector, other: SteeringVector | None = None
         other: Its layers are the columns; the same vector without it.
 
     Raises:
-        VectorError: A row is zero, or the hidden sizes differ.
+        VectorError: A row is zero, the hidden sizes differ, or one vector alone is of site `z`.
 
     Source: CAA (Rimsky et al. 2024), `analyze_vectors.py`. No difference.
 
@@ -101,6 +101,8 @@ def layer_similarity(vector: SteeringVector, other: SteeringVector | None = None
         layer 5      0.6        1
     """
     second = vector if other is None else other
+    if (vector.site == "z") != (second.site == "z"):
+        raise VectorError(f"the vectors belong to {vector.site} and {second.site}, whose directions cannot be compared")
     if vector.hidden_size != second.hidden_size:
         raise VectorError(f"the vectors have different hidden sizes: {vector.hidden_size} and {second.hidden_size}")
     whom = "itself" if other is None else "another"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.backends.base import Batch, Model, Prefix, pad
 from steerkit.evaluation.questions import Question
-from steerkit.evaluation.variants import EVERY, Variant, add_at, stretches
+from steerkit.evaluation.variants import EVERY, AddAt, Variant, stretches
 from steerkit.points import Point, Site
 
 
@@ -35,7 +35,7 @@ def cached_logits(
         for stretch in stretches(variants):
             rows = slice(stretch.first, stretch.first + len(stretch.shifts))
             stack.enter_context(
-                model.hook(Point(stretch.layer, site), add_at(rows, EVERY, stretch.shifts.unsqueeze(1)))
+                model.hook(Point(stretch.layer, site), AddAt(rows, EVERY, stretch.shifts.unsqueeze(1)))
             )
         copies = None if prefix is None else prefix.copies(count)
         logits = model.forward(batch, columns=[len(question.tail) - 1], prefix=copies)

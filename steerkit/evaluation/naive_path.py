@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.backends.base import Model, pad
 from steerkit.evaluation.questions import Question
-from steerkit.evaluation.variants import EVERY, Variant, add_at
+from steerkit.evaluation.variants import EVERY, AddAt, Variant
 from steerkit.points import Point, Site
 
 
@@ -32,7 +32,7 @@ def naive_logits(
         edit: AbstractContextManager[None] = nullcontext()
         if variant.layer is not None and variant.shift is not None:
             begin = slice(question.prompt_length - 1, None)
-            edit = model.hook(Point(variant.layer, site), add_at(EVERY, begin, variant.shift))
+            edit = model.hook(Point(variant.layer, site), AddAt(EVERY, begin, variant.shift))
         with edit:
             found.append(model.forward(batch, columns=[len(question.shared) - 1])[:, -1])
     return torch.stack(found, dim=1)

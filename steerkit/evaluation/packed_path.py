@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerkit.backends.base import Model
 from steerkit.evaluation.questions import Question
-from steerkit.evaluation.variants import EVERY, Variant, add_at, stretches
+from steerkit.evaluation.variants import EVERY, AddAt, Variant, stretches
 from steerkit.packing import pack
 from steerkit.points import Point, Site
 
@@ -36,5 +36,5 @@ def packed_logits(
             last = stretch.first + len(stretch.shifts) - 1
             span = slice(packed.tail_columns(stretch.first).start, packed.tail_columns(last).stop)
             shift = stretch.shifts.repeat_interleave(packed.tail_width, dim=0)
-            stack.enter_context(model.hook(Point(stretch.layer, site), add_at(EVERY, span, shift)))
+            stack.enter_context(model.hook(Point(stretch.layer, site), AddAt(EVERY, span, shift)))
         return model.forward(packed.batch, columns=[packed.tail_columns(k)[-1] for k in range(len(variants))])

@@ -23,7 +23,7 @@ from steerkit.evaluation.packed_path import packed_logits
 from steerkit.evaluation.questions import Question, read_questions
 from steerkit.evaluation.variants import Variant, variants_of
 from steerkit.packing import can_pack
-from steerkit.points import Layers, Site, resolve_layers
+from steerkit.points import Layers, Site
 from steerkit.vectors import SteeringVector
 
 Path = Literal["auto", "packed", "cached", "naive"]
@@ -89,7 +89,7 @@ def sweep(
     Raises:
         DataError: No pairs, a pair that cannot be scored by letter or is too long, or a bad coefficient or batch size.
         VectorError: The vector has another width than the model, or lacks a layer.
-        LayerError: The model has no such layer.
+        LayerError: The model has no such layer, or the layer lacks the vector's site.
         MismatchError: The vector was made with another model.
         ModelError: `path="packed"`, and the model does not keep to the mask.
 
@@ -148,7 +148,9 @@ def choose_route(
         return Route(path, "as asked")
     error, reason = None, ""
     longest = max(len(question.shared) for question in questions)
-    if not can_pack(model.info, length=longest):
+    if not model.info.packs:
+        reason = f"{model.info.architecture} takes no mask of its own"
+    elif not can_pack(model.info, length=longest):
         reason = f"the attention window of {model.info.window} is shorter than the longest question, {longest} tokens"
     else:
         try:
@@ -237,7 +239,7 @@ def _is_finite(coef: Any) -> bool:
 
 def _check_vector(model: Model, vector: SteeringVector, layers: Layers) -> list[int]:
     everything = isinstance(layers, str) and layers == "all"
-    wanted = list(vector.layers) if everything else resolve_layers(layers, num_layers=model.info.num_layers)
+    wanted = list(vector.layers) if everything else model.info.choose_layers(layers, site=vector.site)
     missing = [layer for layer in wanted if layer not in vector]
     if missing:
         raise VectorError(f"the vector has no row for layer {missing[0]}; it has {list(vector.layers)}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerkit.backends.base import Hook
 from steerkit.positions import Pass
 from steerkit.vectors import SteeringVector
 
@@ -59,7 +59,8 @@ def stretches(variants: Sequence[Variant]) -> Iterator[Stretch]:
         yield Stretch(layer, found[0], torch.stack([one for i in found if (one := variants[i].shift) is not None]))
 
 
-def add_at(rows: slice, columns: slice, shift: Tensor) -> Hook:
+@dataclass(frozen=True, eq=False)
+class AddAt:
     """A hook that adds to some rows and columns, in float32 and out of place; all others stay as they are, bit for bit.
 
     Args:
@@ -68,10 +69,18 @@ def add_at(rows: slice, columns: slice, shift: Tensor) -> Hook:
         shift: Broadcast over `[row, column, hidden]`.
     """
 
-    def add(hidden: Tensor, _: Pass) -> Tensor:
-        changed = hidden.clone()
-        there = hidden[rows, columns].float() + shift.to(hidden.device)
-        changed[rows, columns] = there.to(hidden.dtype)
-        return changed
+    rows: slice
+    columns: slice
+    shift: Tensor
 
-    return add
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The same as tensors and a name, for who carries it out elsewhere."""
+        return {"operation": "add_at", "rows": self.rows, "columns": self.columns, "shift": self.shift}
+
+    def __call__(self, hidden: Tensor, _: Pass) -> Tensor:
+        """The changed activations."""
+        changed = hidden.clone()
+        there = hidden[self.rows, self.columns].float() + self.shift.to(hidden.device)
+        changed[self.rows, self.columns] = there.to(hidden.dtype)
+        return changed

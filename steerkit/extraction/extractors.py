@@ -12,9 +12,11 @@ from torch import Tensor
 
 from steerkit import __version__
 from steerkit.errors import InputError, StoreError, VectorError
+from steerkit.extraction.by_head import EachHead
 from steerkit.extraction.mean_difference import MeanDifference
 from steerkit.extraction.pca import PCA
 from steerkit.extraction.probes import LinearDiscriminant, LogisticProbe
+from steerkit.extraction.strengths import strengths_of
 from steerkit.store import ActivationStore, Paired
 from steerkit.store.statistics import Moments
 from steerkit.vectors import SteeringVector
@@ -61,6 +63,7 @@ def extract(
     method: str | Callable[[Paired], Tensor] = "mean_difference",
     *,
     layers: int | Sequence[int] | None = None,
+    by_head: bool = True,
 ) -> SteeringVector:
     r"""Turn the pairs of a store into a steering vector, layer by layer, pointing from negative to positive.
 
@@ -72,10 +75,13 @@ def extract(
         method: `"mean_difference"` (CAA), `"pca"`, `"logistic"`, `"lda"`, or any callable that takes a `Paired` and
             returns one vector.
         layers: Only these; all of the store's without it.
+        by_head: At site `z`, run the method on each head by itself, as ITI does, where the store knows how many there
+            are; `False` takes all heads of a layer as one row. The mean difference is the same either way.
 
     Returns:
         The vector, in the units of the activations. Its `meta` says where it comes from, the mean norm of the
-        activations (`residual_norm`) and how far the two sides lie apart along it on average (`gap`).
+        activations (`residual_norm`), how far the two sides lie apart along it on average (`gap`) and, where more than
+        the means is known, the standard deviation of the activations along it (`sigma`).
 
     Raises:
         InputError: There is no method of that name.
@@ -91,21 +97,30 @@ def extract(
     """
     found = _resolve(method)
     view = store if layers is None else store.select(layers)
+    heads = view.num_heads
+    act = EachHead(found, heads) if by_head and heads else found
     rows: list[Tensor] = []
-    norms: dict[int, float] = {}
-    gaps: dict[int, float] = {}
+    known: dict[str, dict[int, Any]] = {name: {} for name in ("residual_norm", "gap", "sigma", "head_gap")}
     for layer in view.layers:
-        row, moments = _one_layer(view, found, layer)
+        row, acts, moments = _one_layer(view, act, layer)
         row = _check_row(row, view.hidden_size, method, layer)
         rows.append(row)
-        norms[layer] = moments.norm
-        length = float(row.norm())
-        gaps[layer] = float(moments.difference @ row.double()) / length if length > 0 else 0.0
-    meta = {**_provenance(view, method), "residual_norm": norms, "gap": gaps}
+        strengths = strengths_of(row, acts, moments, parts=heads or 1)
+        known["residual_norm"][layer] = moments.norm
+        known["gap"][layer] = strengths.gap
+        if heads:
+            known["head_gap"][layer] = strengths.each_gap
+        if strengths.sigma is not None:
+            known["sigma"][layer] = strengths.sigma if heads else strengths.sigma[0]
+    meta = {**_provenance(view, method), **{name: values for name, values in known.items() if values}}
+    if heads:
+        meta |= {"heads": heads, "by_head": by_head}
     return SteeringVector(torch.stack(rows), layers=view.layers, site=view.site, meta=meta)
 
 
-def _one_layer(store: ActivationStore, method: Callable[[Paired], Any], layer: int) -> tuple[Any, Moments]:
+def _one_layer(
+    store: ActivationStore, method: Callable[[Paired], Any], layer: int
+) -> tuple[Any, Paired | None, Moments]:
     """What the method gives: from the store's running statistics where they are enough, else from the rows."""
     moments = store.statistics(layer) if isinstance(method, Summed) else None
     if moments is not None and isinstance(method, Summed):
@@ -113,17 +128,17 @@ def _one_layer(store: ActivationStore, method: Callable[[Paired], Any], layer: i
         _check_apart(moments, layer)
         row = _run(partial(method.from_moments, sure=not alone), moments, layer)
         if row is not None:
-            return row, moments
+            return row, None, moments
         if alone:
-            raise StoreError(
-                f"{_method_name(method)} needs more than the means, which are all that this store keeps; record again "
-                "with statistics='covariance', or with keep='rows'"
-            )
+            how = "keep='rows': statistics are of all heads together" if isinstance(method, EachHead) else (
+                "statistics='covariance', or with keep='rows'")  # fmt: skip
+            raise StoreError(f"{_method_name(method)} needs more than the means, which are all that this store keeps; "
+                             f"record again with {how}")  # fmt: skip
     acts = store.paired(layer)
     _check_acts(acts, store, layer)
     moments = Moments.of(acts)
     _check_apart(moments, layer)
-    return _run(method, acts, layer), moments
+    return _run(method, acts, layer), acts, moments
 
 
 def _resolve(method: str | Callable[[Paired], Any]) -> Callable[[Paired], Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.backends.huggingface import HuggingFaceModel, check_plain
 from steerkit.errors import InputError, ModelError
 
 SHARD_SIZE = 2**29
@@ -29,18 +29,17 @@ def check_writable(model: object) -> HuggingFaceModel:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not isinstance(model, HuggingFaceModel):
-        raise InputError(f"a {type(model).__name__} cannot be exported; give what sk.load returns")
-    hf = model.hf
+    plain = check_plain(model, "export works")
+    hf = plain.hf
     quantized = getattr(hf.config, "quantization_config", None) or getattr(hf, "hf_quantizer", None)
     if quantized or not all(one.is_floating_point() for one in hf.parameters()):
-        raise ModelError(f"{model.info.name} is quantized, and a change is lost in its coarse weights; load the base "
+        raise ModelError(f"{plain.info.name} is quantized, and a change is lost in its coarse weights; load the base "
                          "unquantized, or ship the adapter (save_peft)")  # fmt: skip
     if any(one.device.type == "meta" for one in hf.parameters()):
-        raise ModelError(f"not all of {model.info.name} is in memory; load it without device='auto', or on more memory")
+        raise ModelError(f"not all of {plain.info.name} is in memory; load it without device='auto', or on more memory")
     if any(isinstance(module, BaseTunerLayer) for module in hf.modules()):
         raise ModelError("the model carries adapters at this moment; leave the 'with' of the adapter first")
-    return model
+    return plain
 
 
 def saved_dtype(dtype: Any, model: HuggingFaceModel) -> torch.dtype:

@@ -10,7 +10,7 @@ from steerkit import __version__
 from steerkit.backends.base import Model
 from steerkit.data.pairs import ContrastPair, Pairs
 from steerkit.errors import InputError, LayerError
-from steerkit.points import SITES, Layers, resolve_layers
+from steerkit.points import SITES, Layers, Site
 from steerkit.recording.batches import check_count, resolve_budget
 from steerkit.recording.planner import Planner
 from steerkit.recording.reader import Reader
@@ -95,7 +95,7 @@ def prepare(  # noqa: PLR0913 - the choices of `record`, one by one
     given = pairs if isinstance(pairs, Pairs) else Pairs(list(pairs))
     _check(site=site, dtype=dtype, statistics=statistics, keep=keep)
     tokens = resolve_budget(batch_tokens, batch_size, device=model.info.device)
-    chosen = resolve_layers(layers, num_layers=model.info.num_layers)
+    chosen = model.info.choose_layers(layers, site=site)
     rule = resolve_read(read, given)
     check_count("max_tokens", max_tokens)
     check_count("shard_pairs", shard_pairs)
@@ -104,7 +104,7 @@ def prepare(  # noqa: PLR0913 - the choices of `record`, one by one
     if rule == "each" and statistics is not None:
         raise InputError(f"statistics={statistics!r} are of one row a side; with read='each' give none, or read 'mean'")
     manifest = {
-        **_describe(model, given),
+        **_describe(model, given, site),
         "kind": "each" if rule == "each" else "pooled",
         "site": site,
         "layers": chosen,
@@ -122,12 +122,12 @@ def prepare(  # noqa: PLR0913 - the choices of `record`, one by one
     return Job(manifest, planner, Reader(model, chosen, site, average=rule == "mean"), tokens, batch_size)
 
 
-def _describe(model: Model, pairs: Pairs) -> dict[str, Any]:
+def _describe(model: Model, pairs: Pairs, site: Site) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "steerkit_version": __version__,
         "model": model.info.as_dict(),
-        "hidden_size": model.info.hidden_size,
+        "hidden_size": model.info.width(site),
         "template": pairs.prompt_template,
         "data": {"name": pairs.name, "fingerprint": pairs.fingerprint},
         "pairs": len(pairs),

@@ -140,6 +140,8 @@ class Reader:
         Raises:
             ModelError: The pair does not fit in memory.
         """
+        if not self.model.info.packs:
+            return "plain", f"{self.model.info.architecture} takes no mask of its own"
         if not can_pack(self.model.info, length=length):
             return "plain", f"{length} tokens are more than the attention window of {self.model.info.window}"
         with refuse_if_too_large(longest):

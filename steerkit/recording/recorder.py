@@ -53,8 +53,8 @@ def record(  # noqa: PLR0913 - each is a plain choice of the user
     Args:
         model: A model.
         pairs: The pairs.
-        layers: `"all"`, one layer or several, counted from 0.
-        site: Where in each block.
+        layers: `"all"` (that have the site), one layer or several, counted from 0.
+        site: Where in each block: a word of `Site`. At `"z"` a row holds the outputs of all heads side by side.
         read: `"letter"` (the token with the multiple-choice letter, or the first one that differs), `"last"`, `"mean"`
             (over the answer's tokens), `"each"` (every token of the answer by itself; of the text, where neither side
             has an answer), or an index into the whole sequence, such as -2. Without it `"letter"` where every pair is
@@ -81,6 +81,7 @@ def record(  # noqa: PLR0913 - each is a plain choice of the user
 
     Raises:
         InputError: An option is not valid.
+        LayerError: A layer does not exist or lacks the site.
         DataError: A pair is longer than the model's context, or the rule finds no token in it.
         MismatchError: The store at `path` was made with something else.
         ModelError: The model gives NaN or infinite activations (they are counted), or a pair does not fit in memory.

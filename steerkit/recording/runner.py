@@ -63,7 +63,7 @@ class ShardRunner:
         counts = [1 if self.reader.average else count for pair in pairs for count in pair.counts]
         offsets = torch.tensor([0, *counts]).cumsum(0)
         layers = self.reader.layers
-        size = self.reader.model.info.hidden_size
+        size = self.reader.model.info.width(self.reader.site)
         rows = torch.empty(len(layers), int(offsets[-1]), size, dtype=DTYPES[self.dtype])
         bad: list[Bad] = []
         for numbers, values in self._batches(pairs):

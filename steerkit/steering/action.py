@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.positions import Pass, select
-from steerkit.steering.operations import Add
+from steerkit.steering.edits import Edit
+from steerkit.steering.operations import Add, name_of
 from steerkit.steering.placement import Placed
 from steerkit.steering.receipts import Receipt, Tally, as_receipts
 
@@ -51,6 +54,22 @@ class Action:
         """What was done since the last reset."""
         placed = self.placed
         return as_receipts(placed.edits, layer=placed.point.layer, tally=self.tally, acting=placed.acting)
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """The edit as tensors and the name of its operation, for who carries it out elsewhere; none without a name."""
+        placed, name = self.placed, name_of(self.placed.operation)
+        if name is None:
+            return None
+        return {"operation": name, "vector": placed.vector, "coef": placed.coef, "acting": placed.acting,
+                "positions": placed.positions}  # fmt: skip
+
+    def receive(self, tokens: Tensor, change: Tensor, norm: Tensor) -> None:
+        """What was done by row in a pass elsewhere: tokens changed, norms of the change, norms before it."""
+        self.tally.add_sums(tokens, change, norm)
+
+    def __repr__(self) -> str:
+        return repr(self.placed.operation)
 
     def __call__(self, hidden: Tensor, pass_: Pass) -> Tensor | None:
         """The changed activations of a pass."""
@@ -117,3 +136,17 @@ def _repeats(rows: int, batch: int, prompts: int | None) -> int:
         raise SteeringError(f"the edits are for {rows} rows, but {prompts} prompts are run at a time; give one "
                             "coefficient (or list of edits) for each")  # fmt: skip
     return batch // rows
+
+
+def without_effect(actions: Iterable[Action]) -> list[tuple[Edit, int | None, int]]:
+    """Edits that were to act, ran, and touched no token at any of their layers; each with its row and its passes."""
+    touched: dict[tuple[Edit, int | None], tuple[int, int]] = {}
+    for action in actions:
+        if not action.tally.passes:
+            continue
+        rows = action.placed.acting
+        for pair, receipt in zip(action.placed.edits, action.receipts, strict=True):
+            if any(rows) if pair[1] is None else rows[pair[1]]:
+                passes, tokens = touched.get(pair, (0, 0))
+                touched[pair] = (max(passes, receipt.passes), tokens + receipt.tokens)
+    return [(edit, row, passes) for (edit, row), (passes, tokens) in touched.items() if tokens == 0]

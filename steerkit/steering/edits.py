@@ -32,12 +32,14 @@ class Edit:
 
     Args:
         vector: A concept at several layers, or one `[hidden]` tensor that goes as it is to every layer named.
-        layer: Decoder blocks, counted from 0: one, several, or `"all"` that the vector has.
+        layer: Decoder blocks, counted from 0: one, several, or `"all"` that the vector has. It may be left out for a
+            vector of chosen heads (`vector.heads(...)`), which goes to all of its layers.
         coef: How strongly; what it counts is up to the operation. A `[batch]` tensor gives each row its own.
         operation: `Add()` by default; `Ablate()`, `Clamp()`, `PreserveNorm(...)`, or any callable of that form.
         positions: Which tokens: `"all"`, `"prompt"`, `"generation"` (from the last token of the prompt's template), or
             absolute positions.
-        site: Where in the block; by default the vector's own, `"resid_post"` for a tensor.
+        site: Where in the block; by default the vector's own, `"resid_post"` for a tensor. At `"z"` a tensor holds all
+            heads side by side, `[heads * head_size]`.
         unit: `"raw"`; or `coef` as a multiple of the mean residual norm (`"residual"`) or of the gap between the two
             sides (`"gap"`), both of which the vector remembers from its making.
         override: Accept a vector that was made with another model, as long as its shape fits.
@@ -54,7 +56,7 @@ class Edit:
     """
 
     vector: SteeringVector | Tensor
-    layer: Any = field(kw_only=True)
+    layer: Any = field(default=None, kw_only=True)
     coef: Any = field(default=1.0, kw_only=True)
     operation: Any = field(default_factory=Add, kw_only=True)
     positions: Positions = field(default="generation", kw_only=True)
@@ -64,7 +66,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         _check_vector(self.vector)
-        object.__setattr__(self, "layer", _layers(self.layer))
+        chosen = isinstance(self.vector, SteeringVector) and bool(self.vector.chosen_heads)
+        object.__setattr__(self, "layer", "all" if chosen and self.layer is None else _layers(self.layer))
         object.__setattr__(self, "coef", _coef(self.coef))
         check_positions(self.positions)
         if self.unit not in UNITS:
@@ -114,8 +117,11 @@ def _check_vector(vector: Any) -> None:
 
 def _layers(layer: Any) -> int | list[int] | str:
     """As given; what can be walked only once becomes a list."""
-    if isinstance(layer, int | str) or layer is None:
-        if layer is None or (isinstance(layer, str) and layer != "all"):
+    if layer is None:
+        raise LayerError("layer=None is not valid; give an integer, several integers or 'all'. Only a vector of chosen "
+                         "heads, vector.heads(...), needs none")  # fmt: skip
+    if isinstance(layer, int | str):
+        if isinstance(layer, str) and layer != "all":
             raise LayerError(f"layer={layer!r} is not valid; give an integer, several integers or 'all'")
         return layer
     if not isinstance(layer, Iterable):

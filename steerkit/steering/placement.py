@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.backends.base import ModelInfo
 from steerkit.errors import LayerError, SteeringError, VectorError
-from steerkit.points import SITES, Point, resolve_layers
+from steerkit.points import SITES, Point, Site
 from steerkit.positions import Positions
 from steerkit.steering.edits import Edit, strength
 from steerkit.steering.operations.base import meaning
@@ -63,12 +63,11 @@ def place(edit: Edit, info: ModelInfo, *, row: int | None = None) -> list[Placed
         SteeringError: The unit has no meaning for the operation.
     """
     site = _site(edit)
-    layers = _layers(edit, info)
+    layers = _layers(edit, info, site)
     if isinstance(edit.vector, SteeringVector):
         edit.vector.check_fits(info.as_dict(), override=edit.override)
-    elif len(edit.vector) != info.hidden_size:
-        raise VectorError(f"the tensor has hidden size {len(edit.vector)}, {info.name} has {info.hidden_size}; "
-                          "make the vector with this model")  # fmt: skip
+    else:
+        _check_width(edit.vector, info, site)
     placed = []
     for layer in layers:
         vector = _row(edit.vector, layer)
@@ -149,15 +148,23 @@ def _site(edit: Edit) -> Any:
     return edit.site or own
 
 
-def _layers(edit: Edit, info: ModelInfo) -> list[int]:
-    if not isinstance(edit.vector, SteeringVector):
-        return resolve_layers(edit.layer, num_layers=info.num_layers)
-    if edit.layer == "all":
+def _layers(edit: Edit, info: ModelInfo, site: Site) -> list[int]:
+    if isinstance(edit.vector, SteeringVector) and edit.layer == "all":
         return list(edit.vector.layers)
-    layers = resolve_layers(edit.layer, num_layers=info.num_layers)
-    for layer in layers:
-        edit.vector.at(layer)
+    layers = info.choose_layers(edit.layer, site=site)
+    if isinstance(edit.vector, SteeringVector):
+        for layer in layers:
+            edit.vector.at(layer)
     return layers
+
+
+def _check_width(vector: Tensor, info: ModelInfo, site: Site) -> None:
+    width = info.width(site)
+    if len(vector) == width:
+        return
+    mine = f"hidden size {len(vector)}" if site != "z" else f"width {len(vector)}"
+    there = str(width) if site != "z" else f"{width} at z ({info.heads} heads of {info.head_size})"
+    raise VectorError(f"the tensor has {mine}, {info.name} has {there}; make the vector with this model")
 
 
 def _row(vector: SteeringVector | Tensor, layer: int) -> Tensor:

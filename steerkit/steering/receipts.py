@@ -89,6 +89,11 @@ class Tally:
         change, norm = torch.where(mask, change, zero), torch.where(mask, norm, zero)
         self._store(self._by_row(mask), self._by_row(change), self._by_row(norm))
 
+    def add_sums(self, tokens: Tensor, change: Tensor, norm: Tensor) -> None:
+        """A pass that was counted elsewhere: tokens, norms of the change and norms before it, each summed by row."""
+        self.passes += 1
+        self._store(tokens, change, norm)
+
     def read(self) -> list[tuple[int, float, float]]:
         """By row: tokens, sum of the norms of the change, sum of the norms before it."""
         self._flush()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +18,8 @@ from steerkit.data.chat import PromptLike, as_prompts
 from steerkit.errors import NoEffectWarning, SteeringError
 from steerkit.points import Site
 from steerkit.positions import Positions
-from steerkit.steering.action import Action
+from steerkit.steering import recipes
+from steerkit.steering.action import Action, without_effect
 from steerkit.steering.edits import Edit, LayerChoice, Unit
 from steerkit.steering.operations import Ablate, Add, Clamp, Operation, PreserveNorm
 from steerkit.steering.placement import Placed, describe_coef, place, place_rows
@@ -83,7 +86,7 @@ class Steer(Tabular):
         self,
         vector: SteeringVector | Tensor,
         *,
-        layer: LayerChoice,
+        layer: LayerChoice | None = None,
         coef: float | Tensor = 1.0,
         positions: Positions = "generation",
         site: Site | None = None,
@@ -107,7 +110,7 @@ class Steer(Tabular):
         self,
         vector: SteeringVector | Tensor,
         *,
-        layer: LayerChoice,
+        layer: LayerChoice | None = None,
         coef: float | Tensor = 1.0,
         positions: Positions = "generation",
         site: Site | None = None,
@@ -120,7 +123,7 @@ class Steer(Tabular):
         self,
         vector: SteeringVector | Tensor,
         *,
-        layer: LayerChoice,
+        layer: LayerChoice | None = None,
         value: float | Tensor,
         positions: Positions = "generation",
         site: Site | None = None,
@@ -136,7 +139,7 @@ class Steer(Tabular):
         operation: Operation,
         vector: SteeringVector | Tensor,
         *,
-        layer: LayerChoice,
+        layer: LayerChoice | None = None,
         coef: float | Tensor = 1.0,
         positions: Positions = "generation",
         site: Site | None = None,
@@ -144,9 +147,14 @@ class Steer(Tabular):
         override: bool = False,
     ) -> Steer:
         """Any operation, such as one from a file of your own; see `Operation`."""
-        edit = Edit(vector, layer=layer, coef=coef, operation=operation, positions=positions, site=site, unit=unit,
-                    override=override)  # fmt: skip
-        return self._extend(place(edit, self._model.info))
+        return self.extend([Edit(vector, layer=layer, coef=coef, operation=operation, positions=positions, site=site,
+                                 unit=unit, override=override)])  # fmt: skip
+
+    def extend(self, edits: Iterable[Edit]) -> Steer:
+        """Several edits, made beforehand or taken from another `Steer` (`other.edits`), in their order."""
+        for edit in edits:
+            self._extend(place(edit, self._model.info))
+        return self
 
     def rows(self, rows: Sequence[Sequence[Edit]]) -> Steer:
         """Different edits for each row of the batch.
@@ -159,6 +167,31 @@ class Steer(Tabular):
             SteeringError: `rows` has another form, or an edit in it has a coefficient per row.
         """
         return self._extend(place_rows(rows, self._model.info))
+
+    def save(self, path: str | Path) -> Path:
+        """Write every edit, with its vector, to one safetensors file.
+
+        Raises:
+            SteeringError: There is no edit, one acts on single rows of a batch, or an operation is not steerkit's own.
+        """
+        if any(row is not None for _, row in self._by_edit()):
+            raise SteeringError("edits of single rows belong to one batch and are not saved; save one Steer a row")
+        return recipes.write(path, self.edits)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model, *, override: bool = False) -> Steer:
+        """The edits of a file that `save` wrote, on a model.
+
+        Args:
+            path: Of the file.
+            model: What `load` returns.
+            override: Accept vectors that were made with another model, as long as their shapes fit.
+
+        Raises:
+            SteeringError: There is no such file, or it holds no edits.
+            MismatchError: A vector was made with another model.
+        """
+        return cls(model).extend(replace(edit, override=override or edit.override) for edit in recipes.read(path))
 
     def preview(self, prompts: PromptLike | Sequence[PromptLike]) -> Preview:
         """The tokens of some prompts that each edit would change; nothing is computed."""
@@ -237,21 +270,11 @@ class Steer(Tabular):
                                     "coefficient (or list of edits) for each prompt")  # fmt: skip
 
     def _warn(self) -> None:
-        touched: dict[tuple[Edit, int | None], tuple[int, int]] = {}
-        for action in self._actions:
-            if not action.tally.passes:
-                continue
-            rows = action.placed.acting
-            for pair, receipt in zip(action.placed.edits, action.receipts, strict=True):
-                if any(rows) if pair[1] is None else rows[pair[1]]:
-                    passes, tokens = touched.get(pair, (0, 0))
-                    touched[pair] = (max(passes, receipt.passes), tokens + receipt.tokens)
-        for (edit, row), (passes, tokens) in touched.items():
-            if tokens == 0:
-                where = "" if row is None else f" (row {row})"
-                warnings.warn(f"{edit!r}{where} touched no token in {passes} forward passes: none stood at positions="
-                              f"{edit.positions!r}. They may lie beyond the texts; steer.preview(prompts) shows what "
-                              "is selected", NoEffectWarning, stacklevel=3)  # fmt: skip
+        for edit, row, passes in without_effect(self._actions):
+            where = "" if row is None else f" (row {row})"
+            warnings.warn(f"{edit!r}{where} touched no token in {passes} forward passes: none stood at positions="
+                          f"{edit.positions!r}. They may lie beyond the texts; steer.preview(prompts) shows what "
+                          "is selected", NoEffectWarning, stacklevel=3)  # fmt: skip
 
     def table(self) -> Table:
         """What is shown of it."""

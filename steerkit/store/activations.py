@@ -90,7 +90,7 @@ class ActivationStore(StoredPairs, Tabular):
             site: Where they were read.
             ids: A name for each pair; numbers without it.
             letters: The letter of each pair's positive answer.
-            manifest: More to remember, such as `{"model": model.info.as_dict()}`.
+            manifest: More to remember, such as `{"model": model.info.as_dict()}`, or at site `z` `{"heads": 32}`.
 
         Raises:
             InputError: The layers have different pairs, or ids or letters are not one a pair.

@@ -57,7 +57,7 @@ def describe(store: ActivationStore) -> Table:
         ["pairs", str(len(store)) if len(store) == m["pairs"] else f"{len(store)} of {m['pairs']}"],
         ["positive letters", count_letters(store.letters)],
         ["layers", name_layers(store.layers)],
-        ["site", store.site],
+        ["site", _site(store)],
         ["read", _read(m)],
         ["template", m.get("template") or "the tokenizer's own"],
         ["size", kept],
@@ -66,6 +66,11 @@ def describe(store: ActivationStore) -> Table:
     if m.get("statistics"):
         rows.insert(-1, ["statistics", str(m["statistics"])])
     return Table(["ActivationStore", title], rows)
+
+
+def _site(store: ActivationStore) -> str:
+    heads = store.num_heads
+    return f"{store.site}, {heads} heads of {store.hidden_size // heads}" if heads else store.site
 
 
 def _read(manifest: Mapping[str, Any]) -> str:

@@ -63,6 +63,9 @@ def hold(
     for name, values in (("ids", ids), ("letters", letters)):
         if values is not None and len(values) != pairs:
             raise InputError(f"{len(values)} {name} for {pairs} pairs; give one a pair")
+    heads = about.get("heads") or about.get("model", {}).get("heads") or 1
+    if about.get("site") == "z" and hidden % heads:
+        raise InputError(f"rows of width {hidden} do not hold {heads} heads of one size")
     order = sorted(layers)
     per_shard = 2 * pairs_per_shard(layers=len(order), hidden_size=hidden, dtype="float32")
     manifest = {"schema_version": SCHEMA_VERSION, "kind": "pooled", "model": {}, "data": {}, "read": None,

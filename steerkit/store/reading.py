@@ -57,8 +57,14 @@ class StoredPairs:
 
     @property
     def hidden_size(self) -> int:
-        """Width of a row."""
+        """Width of a row: of the residual stream, or at site `z` of all heads side by side."""
         return int(self.manifest["hidden_size"])
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads side by side in a row, at site `z`; 0 elsewhere, and where they are not known."""
+        known = self.manifest.get("heads") or self.manifest["model"].get("heads") or 0
+        return int(known) if self.site == "z" else 0
 
     @property
     def path(self) -> Path | str | None:

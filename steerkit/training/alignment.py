@@ -149,7 +149,7 @@ class _Kept:
                                    path=path, progress=progress, **self.options)  # fmt: skip
 
     def _pays(self, online: OnlineDifferences) -> bool:
-        size = 2 * 4 * online.samples.inside() * len(online.layers) * self.model.info.hidden_size
+        size = 2 * 4 * online.samples.inside() * len(online.layers) * self.model.info.width(online.site)
         return size <= KEPT_BYTES and self.fit.steps * self.fit.batch > len(online.samples)
 
 

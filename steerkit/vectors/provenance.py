@@ -8,8 +8,8 @@ from typing import Any
 
 from steerkit.errors import MismatchError, VectorError
 
-PER_LAYER = ("residual_norm", "gap")
-SHARED = ("model", "template", "read", "version", "residual_norm")
+PER_LAYER = ("residual_norm", "gap", "sigma", "head_gap")
+SHARED = ("model", "template", "read", "version", "residual_norm", "heads")
 CHECKED = (("fingerprint", "weights"), ("tokenizer", "tokenizer"), ("template", "chat template"))
 
 
@@ -27,8 +27,12 @@ def plain(meta: Mapping[str, Any]) -> dict[str, Any]:
             raise VectorError(f"meta[{key!r}] cannot be kept as JSON: {error}") from error
     for key in PER_LAYER:
         if key in copy:
-            copy[key] = {int(layer): float(value) for layer, value in copy[key].items()}
+            copy[key] = {int(layer): _numbers(value) for layer, value in copy[key].items()}
     return copy
+
+
+def _numbers(value: Any) -> float | list[float]:
+    return [float(one) for one in value] if isinstance(value, list) else float(value)
 
 
 def label(meta: Mapping[str, Any]) -> str:

@@ -15,11 +15,13 @@ from steerkit.errors import VectorError
 from steerkit.points import Point, Site
 from steerkit.tables import Cell, Table, Tabular
 from steerkit.vectors import files, provenance
+from steerkit.vectors.fitting import check_shape
+from steerkit.vectors.heads import PerHead, name_heads
 from steerkit.vectors.provenance import PER_LAYER, spans
 
 
-class SteeringVector(Tabular):
-    """A concept as one vector per layer, in the units of the residual stream.
+class SteeringVector(PerHead, Tabular):
+    """A concept as one vector per layer, in the units of the activations at its site.
 
     Vectors add, subtract and scale layer by layer. A vector has length, a direction has length 1: see `unit`.
 
@@ -28,11 +30,12 @@ class SteeringVector(Tabular):
         layers: The decoder blocks of the rows, counted from 0.
         site: Where in the block the vector was read, and where it is added.
         meta: Where it comes from. Known keys: `model` (`ModelInfo.as_dict()`), `method`, `data`, `read`, `pairs`,
-            `template`, `version`, `residual_norm` (mean norm of the activations, by layer) and `gap` (mean difference
-            of the two sides along the direction, by layer). A vector made by hand needs none.
+            `template`, `version`, and by layer `residual_norm` (mean norm of the activations), `gap` (mean difference
+            of the two sides along the direction) and `sigma` (standard deviation along it; a list, one a head, at site
+            `z`). `heads` is how many heads lie side by side at `z`. A vector made by hand needs none.
 
     Raises:
-        VectorError: The rows and layers do not go together, or a value is not finite.
+        VectorError: The rows and layers (or heads) do not go together, or a value is not finite.
         LayerError: A layer or the site is not valid.
 
     Example:
@@ -73,15 +76,17 @@ class SteeringVector(Tabular):
         self.layers: tuple[int, ...] = tuple(named[i] for i in order)
         self.site: Site = site
         self.meta: dict[str, Any] = provenance.plain(meta or {})
+        if self.num_heads and rows.shape[1] % self.num_heads:
+            raise VectorError(f"rows of width {rows.shape[1]} do not hold {self.num_heads} heads of one size")
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream."""
+        """Width of a row: of the residual stream, or at site `z` of all heads side by side."""
         return self.values.shape[1]
 
     @property
     def norms(self) -> Float[Tensor, " layer"]:
-        """Length at each layer, in the units of the residual stream."""
+        """Length at each layer, in the units of the activations."""
         norms: Tensor = torch.linalg.vector_norm(self.values, dim=-1)
         return norms
 
@@ -112,6 +117,8 @@ class SteeringVector(Tabular):
         for key in PER_LAYER:
             if key in meta:
                 meta[key] = {layer: value for layer, value in meta[key].items() if layer in named}
+        if self.chosen_heads:
+            meta["chosen_heads"] = [one for one in self.chosen_heads if one[0] in named]
         return SteeringVector(torch.stack([self.at(one) for one in named]), layers=named, site=self.site, meta=meta)
 
     def unit(self) -> SteeringVector:
@@ -140,19 +147,10 @@ class SteeringVector(Tabular):
             override: Accept another model, tokenizer or template, as long as the shapes fit.
 
         Raises:
-            VectorError: The model has another hidden size, or fewer layers.
+            VectorError: The model has another width at the vector's site, fewer layers, or lacks the site in one.
             MismatchError: The vector was made with another model, tokenizer or chat template.
         """
-        if info["hidden_size"] != self.hidden_size:
-            raise VectorError(
-                f"the vector has hidden size {self.hidden_size}, {info['name']} has {info['hidden_size']}; "
-                "make the vector with this model"
-            )
-        if self.layers[-1] >= info["num_layers"]:
-            raise VectorError(
-                f"the vector has layers up to {self.layers[-1]}, {info['name']} has layers 0 to "
-                f"{info['num_layers'] - 1}; take those it has with .select(...)"
-            )
+        check_shape(info, site=self.site, layers=self.layers, width=self.hidden_size, heads=self.num_heads)
         if not override:
             provenance.check_made_with(self.meta, info)
 
@@ -185,9 +183,12 @@ class SteeringVector(Tabular):
     def rescaled(self, by: Float[Tensor, " layer"], *, name: str) -> SteeringVector:
         """Each row times its own factor; `name` says what came of it."""
         meta = {**self.meta, "made_from": name} if self.meta else {}
+        signs = dict(zip(self.layers, by.sign().tolist(), strict=True))
         if "gap" in meta:
-            signs = dict(zip(self.layers, by.sign().tolist(), strict=True))
             meta["gap"] = {layer: signs[layer] * value for layer, value in meta["gap"].items()}
+        if "head_gap" in meta:
+            turned = {layer: [signs[layer] * one for one in each] for layer, each in meta["head_gap"].items()}
+            meta["head_gap"] = turned
         values = (self.values.double() * by.double().unsqueeze(-1)).float()
         return SteeringVector(values, layers=self.layers, site=self.site, meta=meta)
 
@@ -269,7 +270,11 @@ class SteeringVector(Tabular):
         columns, residual = ["layer", "norm"], self.residual_norms
         rows: list[list[Cell]] = [[at, norm] for at, norm in zip(self.layers, self.norms.tolist(), strict=True)]
         if residual is not None:
-            columns.append("norm / residual norm")
+            columns.append("norm / residual norm" if self.site.startswith("resid") else f"norm / {self.site} norm")
             rows = [[*row, share] for row, share in zip(rows, (self.norms / residual).tolist(), strict=True)]
-        title = f"SteeringVector: {provenance.label(self.meta)}, {self.site}, hidden size {self.hidden_size}"
-        return Table(columns, rows, title)
+        size = f"hidden size {self.hidden_size}"
+        if self.num_heads:
+            columns.append("heads")
+            rows = [[*row, name_heads(norms)] for row, norms in zip(rows, self.head_norms, strict=True)]
+            size = f"{self.num_heads} heads of {self.head_size}"
+        return Table(columns, rows, f"SteeringVector: {provenance.label(self.meta)}, {self.site}, {size}")

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 import pytest
 import torch
 from questions_data import choice, letter_pairs, word_pairs
-from tiny import ARCHITECTURES, tiny, tiny_hf
+from tiny import EVERY, tiny, tiny_hf
 from torch import Tensor
 
 from steerkit.backends.base import pad
@@ -18,6 +18,7 @@ from steerkit.evaluation.packed_path import packed_logits
 from steerkit.evaluation.questions import read_questions
 from steerkit.evaluation.sweeps import _check_numbers, sweep
 from steerkit.evaluation.variants import UNSTEERED, variants_of
+from steerkit.packing import can_pack
 from steerkit.points import Point
 from steerkit.positions import Pass
 from steerkit.steering import Steer
@@ -49,20 +50,21 @@ def by_hand(model: object, pair: ContrastPair, layer: int, shift: Tensor) -> Ten
     return torch.stack([both[0] / both.sum(), both.sum()])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY)
 def test_every_path_gives_what_one_forward_pass_a_cell_gives(architecture: str) -> None:
     model, pairs, direction = tiny(architecture), letter_pairs()[:3], vector()
     cells = [[[by_hand(model, pair, at, c * direction.at(at)) for pair in pairs] for c in COEFS] for at in range(4)]
     truth = torch.stack([torch.stack([torch.stack(items) for items in row]) for row in cells])
-    assert (truth[..., 0] - truth[:, 1:2, :, 0]).abs().max() > 0.1
-    for path in ("packed", "cached", "naive"):
+    assert (truth[..., 0] - truth[:, 1:2, :, 0]).abs().max() > 0.02
+    longest = max(len(one.shared) for one in read_questions(pairs, model.tokenizer, model.info))
+    for path in ("packed", "cached", "naive") if can_pack(model.info, length=longest) else ("auto", "cached", "naive"):
         grid = sweep(model, direction, pairs, coefs=COEFS, path=path, batch_size=2)
-        assert grid.path == path
+        assert grid.path == path.replace("auto", "cached")
         assert (grid.items - truth[..., 0]).abs().max() < 1e-4
         assert (grid.item_mass - truth[..., 1]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen3", "olmo2"])
 def test_packed_logits_are_the_plain_ones_over_the_whole_vocabulary(architecture: str) -> None:
     model, direction = tiny(architecture), vector()
     questions = read_questions(letter_pairs(), model.tokenizer, model.info)

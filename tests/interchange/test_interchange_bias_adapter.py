@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from exporting import PROMPTS, assert_untouched, distance, logits, snapshot
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 
 import steerkit as sk
 from steerkit.adapters import Adapter
@@ -16,7 +16,7 @@ from steerkit.interchange.down_projection import DOWN_PROJECTIONS
 VECTOR = torch.linspace(-1, 2, 32)
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(CLASSIC))
 def test_it_does_what_the_hook_does(architecture: str) -> None:
     model = tiny(architecture)
     hooked = sk.Steer(model).add(VECTOR, layer=[1, 3], coef=-0.5, positions="all")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from exporting import PROMPTS, assert_untouched, distance, logits, lora, reload, snapshot
 from safetensors import safe_open
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 from transformers import AutoModelForCausalLM
 
 import steerkit as sk
@@ -21,7 +21,7 @@ CLOSE = 5e-6
 """A few times what float32 leaves of the logits of these random models, whose weights are large."""
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(CLASSIC))
 def test_the_merged_model_is_the_adapter(architecture: str, tmp_path: Path) -> None:
     model = tiny(architecture)
     adapter = lora(model)
@@ -64,7 +64,7 @@ def test_the_weights_are_those_that_peft_merges_bit_for_bit(architecture: str, t
     assert all(torch.equal(one, theirs[name]) for name, one in ours.items())
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(CLASSIC))
 def test_the_files_are_those_that_transformers_writes(architecture: str, tmp_path: Path) -> None:
     """Names too: GPT-NeoX's files say `embed_out` where its memory says `lm_head`, and tied weights are there once."""
     model = tiny(architecture)
@@ -229,7 +229,7 @@ def test_the_base_of_another_adapter_is_refused(tmp_path: Path) -> None:
         ({"dtype": torch.int8}, "float32, float16, bfloat16"),
         ({"adapter": "adapter"}, "give an Adapter"),
         ({"adapter": FullWeights({})}, "changes no weight"),
-        ({"model": None}, "what sk.load returns"),
+        ({"model": None}, "plain Hugging Face model"),
         ({"folder": None}, "path of a new folder"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from exporting import distance, logits, lora
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 
 from steerkit.adapters import Adapter, FullWeights, Lora
 from steerkit.errors import InputError, MismatchError
@@ -49,7 +49,7 @@ def test_peft_alone_gives_the_same_logits(tmp_path: Path) -> None:
         assert distance(found, model.hf(torch.tensor([IDS])).logits.detach()) > 1e-2
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(CLASSIC))
 def test_it_is_read_back(architecture: str, tmp_path: Path) -> None:
     model = tiny(architecture)
     adapter = lora(model, targets="attention")

@@ -14,7 +14,7 @@ from recording_cases import (
     systems,
     torch_hook,
 )
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 
 from steerkit.data.letters import encode_pair
 from steerkit.data.pairs import ContrastPair, Pairs, Side
@@ -22,7 +22,7 @@ from steerkit.points import SITES
 from steerkit.recording import record
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(CLASSIC))
 def test_packed_is_plain_is_transformers(architecture: str) -> None:
     model = tiny(architecture)
     packed = record(model, choices())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny
+from tiny import CLASSIC, tiny
 from torch import Tensor
 
 from steerkit.backends.huggingface import HuggingFaceModel
@@ -221,17 +221,32 @@ def test_an_edit_added_inside_acts_at_once() -> None:
     assert pristine(model)
 
 
-def test_entering_is_all_or_nothing() -> None:
+def test_entering_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    steer = Steer(model).add(VECTOR, layer=[1, 2])
+    hook = model.hook
+
+    def refuse_the_second(point: Point, fn: Any) -> Any:
+        if point.layer == 2:
+            raise LayerError("not here")
+        return hook(point, fn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "hook", refuse_the_second)
+        with pytest.raises(LayerError, match="not here"), steer:
+            pass
+        assert pristine(model)
+        assert not steer.active
+    with steer:
+        assert steer.active
+
+
+def test_a_site_that_no_block_has_is_refused_when_the_edit_is_added() -> None:
     model = tiny("gpt_neox")
-    steer = Steer(model).add(VECTOR, layer=1).add(VECTOR, layer=2, site="resid_mid")
-    with pytest.raises(LayerError, match="no site 'resid_mid'"), steer:
-        pass
-    assert pristine(model)
-    assert not steer.active
-    with Steer(model) as other:
+    with Steer(model) as steer:
         with pytest.raises(LayerError, match="no site 'resid_mid'"):
-            other.add(VECTOR, layer=[0, 1], site="resid_mid")
-        assert other.edits == ()
+            steer.add(VECTOR, layer=[0, 1], site="resid_mid")
+        assert steer.edits == ()
     assert pristine(model)
 
 
@@ -325,7 +340,7 @@ def test_offloaded_layers_are_steered_where_they_run() -> None:
     assert torch.equal(model.forward(PROMPTS), base)
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=CLASSIC)
 def model(request: Any) -> HuggingFaceModel:
     return tiny(request.param)
 

@@ -42,6 +42,7 @@ def collect(given: Any = None, **changes: Any) -> Any:
         ({"layers": [1, 1]}, LayerError, "twice"),
         ({"layers": "1,4"}, LayerError, "first,last,step"),
         ({"site": "middle"}, LayerError, "resid_post"),
+        ({"site": "z", "model": tiny("jamba")}, LayerError, "block 2 of jamba has no site 'z'"),
         ({"pool": "mean"}, InputError, "'example'"),
         ({"dtype": "int8"}, InputError, "bfloat16"),
         ({"keep_base": "yes"}, InputError, "True or False"),

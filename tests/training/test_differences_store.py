@@ -47,6 +47,14 @@ def test_a_store_holds_differences_and_base_states_apart(tmp_path: Path) -> None
     assert torch.equal(sides.negative.values, kept.base[1][_span(stored, 4)])
 
 
+def test_differences_of_heads_are_as_wide_as_the_heads(tmp_path: Path) -> None:
+    model = tiny("qwen3", head_dim=16)
+    stored, fresh = collect(tmp_path / "d", model=model, site="z"), online(model=model, site="z")
+    torch.testing.assert_close(everything(stored, model).shift, everything(fresh, model).shift, atol=1e-5, rtol=1e-4)
+    assert stored.store.hidden_size == 64
+    assert (stored.vector().site, stored.vector().num_heads) == ("z", 4)
+
+
 def _span(found: Differences, number: int) -> slice:
     first = found.samples.inside(list(range(number)))
     return slice(first, first + found.samples[number].inside)

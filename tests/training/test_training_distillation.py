@@ -121,6 +121,9 @@ def test_killed_and_called_again_it_is_as_if_never_killed(tmp_path: Path, monkey
     assert _same(read, whole)
     assert torch.equal(read.forward(PROMPT), whole.forward(PROMPT))
     assert read.settings == whole.settings
+    assert read.steer is not None
+    assert whole.steer is not None
+    assert torch.equal(read.steer.forward(PROMPT), whole.steer.forward(PROMPT))
     with pytest.raises(MismatchError, match="another training"):
         _distill(model, 2, path=tmp_path, coef=2.0, **options)
     with pytest.raises(MismatchError):

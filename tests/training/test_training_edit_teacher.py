@@ -72,6 +72,9 @@ EDITS: dict[str, Any] = {
     "not an addition": lambda v: [Edit(v[1], layer=1, operation=Ablate(), positions="all")],
     "an addition on one": lambda v: [Edit(v, layer=1), Edit(v[1], layer=1, operation=Clamp(), coef=3)],
     "within a block": lambda v: [Edit(v[1], layer=2, site="mlp_out"), Edit(v[1], layer=1, site="attn_out")],
+    "some heads": lambda v: [
+        Edit(sk.SteeringVector(v.values, layers=v.layers, site="z", meta={"heads": 4}).heads([(1, 0), (2, 3)]), coef=5)
+    ],
     "before the first block": lambda v: [Edit(v[0], layer=0, site="resid_pre"), Edit(v, layer=2)],
     "the last layer": lambda v: [Edit(v, layer=3)],
 }

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from steerkit.backends.huggingface import HuggingFaceModel
-from steerkit.errors import InputError, ModelError, SteeringError
+from steerkit.backends.huggingface import HuggingFaceModel, check_plain
+from steerkit.errors import ModelError, SteeringError
 
 
 @contextmanager
@@ -84,12 +84,10 @@ class _Kept:
 def _plain(model: object) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not isinstance(model, HuggingFaceModel):
-        raise InputError(f"the baselines train a plain Hugging Face model, not a {type(model).__name__}; give what "
-                         "sk.load returns")  # fmt: skip
-    if any(isinstance(module, BaseTunerLayer) for module in model.hf.modules()):
+    plain = check_plain(model, "the baselines are trained")
+    if any(isinstance(module, BaseTunerLayer) for module in plain.hf.modules()):
         raise SteeringError("the model carries adapters already; leave them before training a baseline")
-    return model.hf
+    return plain.hf
 
 
 def _accelerate_runs() -> bool:

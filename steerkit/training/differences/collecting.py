@@ -233,13 +233,14 @@ def _manifest(
     info, aligned = online.model.info, online.aligned
     prints = [f"{tone}:{samples.fingerprint}" for tone, samples in sorted(aligned.views.items(), key=str)]
     longest = max(sample.inside for sample in aligned.plain)
-    fits = pairs_per_shard(layers=len(online.layers), hidden_size=info.hidden_size, dtype=dtype, tokens=longest)
+    width = info.width(online.site)
+    fits = pairs_per_shard(layers=len(online.layers), hidden_size=width, dtype=dtype, tokens=longest)
     return {
         "schema_version": SCHEMA_VERSION,
         "steerkit_version": __version__,
         "kind": "each",
         "model": info.as_dict(),
-        "hidden_size": info.hidden_size,
+        "hidden_size": width,
         "site": online.site,
         "layers": list(online.layers),
         "dtype": dtype,

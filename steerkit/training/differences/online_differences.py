@@ -73,6 +73,7 @@ class OnlineDifferences:
                              "with collect_differences(..., pool='global')")  # fmt: skip
         if site not in SITES:
             raise LayerError(f"site={site!r} is not valid; choose one of {', '.join(SITES)}")
+        model.info.choose_layers(layers, site=site)
         self.model = model
         self.aligned = aligned
         self.contrast = contrast

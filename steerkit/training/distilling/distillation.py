@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from steerkit.adapters import Adapter, Attached, FullWeights, Lora, attach, stack
-from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.backends.huggingface import HuggingFaceModel, check_plain
 from steerkit.errors import InputError, SteerkitWarning
 from steerkit.points import Layers
 from steerkit.positions import Positions
@@ -213,9 +213,7 @@ class _Job:
 
 def _folder(model: object, path: str | Path | None) -> Path | None:
     """The folder of the result, once model and folder are known to be usable."""
-    if not isinstance(model, HuggingFaceModel):
-        raise InputError(f"adapters are trained on a plain Hugging Face model, not on a {type(model).__name__}; give "
-                         "what sk.load returns")  # fmt: skip
+    check_plain(model, "adapters are trained")
     if path is None:
         return None
     folder = Path(path)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.adapters import Acting, Adapted, Adapter, FullWeights
 from steerkit.backends.huggingface import HuggingFaceModel
-from steerkit.errors import InputError
+from steerkit.errors import InputError, SteeringError
 from steerkit.steering import Edit, Steer
+from steerkit.steering.recipes import read as read_edits
+from steerkit.steering.recipes import write as write_edits
 from steerkit.tables import Cell, Table, Tabular
 from steerkit.training.distilling.shifts import WantedShifts
 from steerkit.training.fitting.curves import Curve
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "distilled.json"
 FOUNDATION = "foundation"
+EDITS = "edits.safetensors"
 TAIL = 10
 """Last steps of the training that its end is judged by."""
 
@@ -64,14 +67,8 @@ class Distilled(Acting, Tabular):
 
     @property
     def steer(self) -> Steer | None:
-        """The edit that was distilled, to hold the weights against; `None` where there is none, and after `load`."""
-        if not self.edits:
-            return None
-        steer = Steer(self.model)
-        for one in self.edits:
-            steer.apply(one.operation, one.vector, layer=one.layer, coef=one.coef, positions=one.positions,
-                        site=one.site, unit=one.unit, override=one.override)  # fmt: skip
-        return steer
+        """The edit that was distilled, to hold the weights against; `None` where there is none."""
+        return Steer(self.model).extend(self.edits) if self.edits else None
 
     @property
     def missing(self) -> float:
@@ -120,8 +117,10 @@ class Distilled(Acting, Tabular):
         return verify(self, prompts=prompts, pairs=pairs, neutral=neutral, scales=scales, steered=steered)
 
     def save(self, folder: str | Path) -> Path:
-        """Write a plain peft folder, with the training beside it in `distilled.json`."""
+        """Write a plain peft folder, with the training and the edit beside it; an operation of your own is left out."""
         where = self.adapter.save(folder)
+        with suppress(SteeringError):
+            write_edits(where / EDITS, self.edits)
         if self.foundation is not None:
             self.foundation.save(where / FOUNDATION)
         told = {"wanted": self.wanted.as_dict(), "curve": [dict(row) for row in self.curve.rows]}
@@ -148,8 +147,9 @@ class Distilled(Acting, Tabular):
         adapter.on(model, override=override)
         told = json.loads((where / NAME).read_text("utf-8"))
         foundation = FullWeights.load(where / FOUNDATION) if (where / FOUNDATION).is_dir() else None
+        edits = read_edits(where / EDITS) if (where / EDITS).is_file() else ()
         return cls(model, adapter, Curve(tuple(told["curve"])), WantedShifts.from_dict(told["wanted"]),
-                   foundation=foundation)  # fmt: skip
+                   foundation=foundation, edits=edits)  # fmt: skip
 
     def table(self) -> Table:
         """What is shown of it."""

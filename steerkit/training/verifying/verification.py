@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from steerkit.backends.huggingface import HuggingFaceModel
+from steerkit.backends.huggingface import check_plain
 from steerkit.data.chat import Prompt, PromptLike, as_prompts
 from steerkit.data.pairs import ContrastPair, Pairs
 from steerkit.diagnostics import figures
@@ -174,9 +174,8 @@ def verify(  # noqa: PLR0913 - each is a thing to measure
         >>> found.passed, found.dose.zero_is_base
         (True, True)
     """
-    model, adapter, scales = base_of(distilled), adapter_of(distilled), check_scales(scales)
-    if not isinstance(model, HuggingFaceModel):
-        raise InputError(f"weights are verified on a plain Hugging Face model, not on a {type(model).__name__}")
+    model = check_plain(base_of(distilled), "weights are verified")
+    adapter, scales = adapter_of(distilled), check_scales(scales)
     check_sizes(batch_size=batch_size, max_new_tokens=max_new_tokens)
     wanted = steered if steered is not None else getattr(distilled, "steer", None)
     if wanted is None:
