@@ -128,9 +128,34 @@ def test_doctor_proves_that_hooks_fire(capsys: pytest.CaptureFixture[str]) -> No
     assert "torch" in told(capsys, "doctor")["machine"]
 
 
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
+def test_another_backend_gives_the_same_numbers_by_the_same_words(
+    made: tuple[Path, Path], backend: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, vector = made
+    grid = ("sweep", "demo", "demo:mood", "--split", "test", "--vector", vector, "--layers", "3", "--coefs", "-0.5,0.5")
+    plain, other = told(capsys, *grid), told(capsys, *grid, "--backend", backend)
+    assert other["unsteered"]["p_matching"] == pytest.approx(plain["unsteered"]["p_matching"], abs=1e-5)
+    assert [one["p_matching"] for one in other["cells"]] == pytest.approx(
+        [one["p_matching"] for one in plain["cells"]], abs=1e-5
+    )
+    words = ("generate", "demo", "Hi", "--add", vector, "--layer", "3", "--coef", "0.5", "--max-new-tokens", "6")
+    assert told(capsys, *words, "--backend", backend) == told(capsys, *words)
+
+
+def test_the_model_is_loaded_in_the_precision_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "doctor", "demo", "--model-dtype", "bfloat16")["model"]["dtype, device"] == "bfloat16, cpu"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (
+            ("record", "demo", "demo:mood", "-o", "x", "--engine", "ray", "--backend", "nnsight"),
+            "are for --engine local",
+        ),
+        (("generate", "demo", "Hi", "--backend", "vllm"), "backend='vllm' is not valid"),
+        (("generate", "demo", "Hi", "--model-dtype", "int3"), "dtype='int3' is not valid"),
         (("record", "nowhere/at/all", "demo:mood", "-o", "x"), "not a folder with a model"),
         (("record", "demo", "demo:moood", "-o", "x"), "mood"),
         (("extract", "nowhere", "-o", "v.safetensors"), "nowhere"),

@@ -68,7 +68,7 @@ def test_a_sweep_of_some_heads(made: tuple[Path, Path], capsys: pytest.CaptureFi
         (("sweep", "demo", "demo:mood", "--vector", "VECTOR", "--heads", "5:0"), "no layer 5"),
         (("separate", "STORE", "--vector", "FLAT"), "recorded at z, the vector belongs to resid_post"),
         (("separate", "STORE", "--vector", "FLAT", "--heads", "2:0"), "belongs to resid_post, where heads are already"),
-        (("generate", "demo", "Hi", "--add", "VECTOR", "--coef", "1"), "no --layer for vectors of chosen heads"),
+        (("generate", "demo", "Hi", "--add", "VECTOR", "--coef", "1"), "--layer is missing; give one for each --add"),
         (("record", "demo", "demo:mood", "-o", "OUT", "--site", "head"), "site='head' is not valid"),
     ],
 )

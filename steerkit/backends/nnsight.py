@@ -179,7 +179,6 @@ class TraceTaps(Taps):
 
     def _visit(self) -> None:
         """Go through one pass in the order in which the model computes it."""
-        self.passes.remember_mask(None, *self._nn.inputs)
         self.passes.before(None, *self._decoder.inputs)
         for layer in sorted({point.layer for point in self._taps}):
             mid = self._taps.get(Point(layer, "resid_mid"))

@@ -134,7 +134,7 @@ def operate(operation: str, hidden: Any, vector: Any, coef: Any) -> Any:
     unit = vector / vector.norm(dim=-1, keepdim=True)
     along = (hidden * unit).sum(-1, keepdim=True)
     if operation == "ablate":
-        return hidden - along * unit
+        return hidden - coef * along * unit
     if operation == "clamp":
         return hidden + (coef - along) * unit
     raise ValueError(f"there is no operation {operation!r}")

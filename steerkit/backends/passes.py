@@ -63,7 +63,7 @@ class PassCounter:
         """
         handles = []
         if hooked:
-            handles.append(self._hf.register_forward_pre_hook(self.remember_mask, with_kwargs=True))
+            handles.append(self._hf.register_forward_pre_hook(self._remember_mask, with_kwargs=True))
             handles.append(self._decoder.register_forward_pre_hook(self.before, with_kwargs=True, prepend=True))
         own = vars(self._hf)
         before = {name: own.get(name) for name in ("generate", "init_continuous_batching")}
@@ -134,7 +134,7 @@ class PassCounter:
         """What was told or held of the prompts."""
         return self._told
 
-    def remember_mask(self, _module: nn.Module | None, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _remember_mask(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Models that also see give their text part a mask of another form."""
         self._outer = _flat(kwargs.get("attention_mask"))
 

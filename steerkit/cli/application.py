@@ -45,6 +45,7 @@ Plot = Annotated[
 Seed = Annotated[int, typer.Option(help="Of the split.")]
 Device = Annotated[Optional[str], typer.Option(help="Such as cuda; auto spreads a large model over all.")]  # noqa: UP045
 Precision = Annotated[Optional[str], typer.Option("--model-dtype", help="float32, float16 or bfloat16.")]  # noqa: UP045
+Quantization = Annotated[Optional[str], typer.Option(help="Load the weights in 8bit or 4bit.")]  # noqa: UP045
 Backend = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Who runs the model: huggingface, transformer_lens or nnsight."),
@@ -93,11 +94,18 @@ def device_name(name: str | None) -> str | None:
     return f"cuda:{local}" if name == "cuda" and local else name
 
 
-def load_model(source: str, *, device: str | None, dtype: str | None, backend: str | None = None) -> Any:
+def load_model(
+    source: str,
+    *,
+    device: str | None,
+    dtype: str | None,
+    backend: str | None = None,
+    quantization: str | None = None,
+) -> Any:
     """The model that a command was given."""
     import steerkit as sk
 
-    return sk.load(source, device=device_name(device), dtype=dtype, backend=backend)
+    return sk.load(source, device=device_name(device), dtype=dtype, backend=backend, quantization=quantization)
 
 
 def show(result: Any, *, as_json: bool, plot: Path | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from steerkit.cli.application import Backend, Json, app, show
+from steerkit.cli.application import Backend, Device, Json, Precision, Quantization, app, load_model, show
 
 
 @app.command()
@@ -29,12 +29,19 @@ def doctor(
         bool, typer.Option("--full", help="Run the whole suite on the model: every site, cache, batch and path.")
     ] = False,
     backend: Backend = None,
+    device: Device = None,
+    model_dtype: Precision = None,
+    quantization: Quantization = None,
     as_json: Json = False,
 ) -> None:
     """Print versions and devices; for a model, its layout and a live proof that steering reaches it."""
     from steerkit.doctor import examine
 
-    found = examine(model, backend=backend, full=full)
+    if model is not None and (device or model_dtype or quantization):
+        how = {"device": device, "dtype": model_dtype, "backend": backend, "quantization": quantization}
+        found = examine(load_model(model, **how), full=full)
+    else:
+        found = examine(model, backend=backend, full=full)
     show(found, as_json=as_json)
     if not found.healthy:
         raise typer.Exit(1)

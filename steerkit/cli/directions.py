@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from steerkit.cli.application import (
+    Backend,
+    Device,
     Json,
     LayerList,
     Model,
     Pairs,
     Plot,
+    Precision,
+    Quantization,
     Seed,
     Split,
     Store,
     Vector,
     app,
     coefficients,
-    device_name,
     layer_list,
+    load_model,
     show,
 )
 from steerkit.cli.heads import Heads, head_list, load_vector
@@ -47,7 +52,10 @@ def record(
     engine: Annotated[str, typer.Option(help="local, which torchrun multiplies; or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="With --engine ray: how many actors.")] = 2,
     num_gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs for each actor.")] = 0,
-    device: Annotated[Optional[str], typer.Option(help="Such as cuda; under torchrun each worker has its own.")] = None,  # noqa: UP045
+    backend: Backend = None,
+    device: Device = None,
+    model_dtype: Precision = None,
+    quantization: Quantization = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will cost, and record nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away a store that lies there.")] = False,
     as_json: Json = False,
@@ -59,6 +67,9 @@ def record(
 
     if engine not in ("local", "ray"):
         raise InputError(f"--engine {engine!r} is not valid; give local or ray")
+    if engine == "ray" and (backend or device or model_dtype or quantization):
+        raise InputError("with --engine ray every actor loads the model by itself; --backend, --device, --model-dtype "
+                         "and --quantization are for --engine local")  # fmt: skip
     where = int(read) if read is not None and read.lstrip("-").isdigit() else read
     choices: dict[str, Any] = {
         "path": out, "layers": layer_list(layers), "site": site, "read": where, "max_tokens": max_tokens,
@@ -66,14 +77,16 @@ def record(
         "batch_size": batch_size, "shard_pairs": shard_pairs,
     }  # fmt: skip
     data = sk.load_pairs(pairs, split=split)
+    how = {"device": device, "dtype": model_dtype, "backend": backend, "quantization": quantization}
+    loaded = partial(load_model, model, **how)
     if dry_run:
-        show(plan_recording(sk.load(model, device=device_name(device)), data, **choices), as_json=as_json)
+        show(plan_recording(loaded(), data, **choices), as_json=as_json)
         return
     choices |= {"overwrite": overwrite, "progress": not as_json}
     if engine == "ray":
         store = record_with_ray(model, data, **choices, workers=workers, num_gpus=num_gpus)
     else:
-        store = sk.record(sk.load(model, device=device_name(device)), data, **choices)
+        store = sk.record(loaded(), data, **choices)
         if Worker.here().rank:
             return
     print(json.dumps({"store": str(out), "pairs": len(store), "layers": list(store.layers)}) if as_json else store)
@@ -140,6 +153,10 @@ def sweep(
     heads: Heads = None,
     coefs: Annotated[str, typer.Option(help="Like -1,0,1.")] = "-1,0,1",
     split: Split = None,
+    backend: Backend = None,
+    device: Device = None,
+    model_dtype: Precision = None,
+    quantization: Quantization = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +165,8 @@ def sweep(
 
     wanted, numbers, chosen = layer_list(layers), coefficients(coefs), load_vector(vector, heads)
     data = sk.load_pairs(pairs, split=split)
-    grid = sk.sweep(sk.load(model), chosen, data, layers=wanted, coefs=numbers, progress=not as_json)
+    loaded = load_model(model, device=device, dtype=model_dtype, backend=backend, quantization=quantization)
+    grid = sk.sweep(loaded, chosen, data, layers=wanted, coefs=numbers, progress=not as_json)
     show(grid, as_json=as_json, plot=plot)
 
 
@@ -162,24 +180,28 @@ def generate(
     heads: Heads = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 64,
     raw: Annotated[bool, typer.Option("--raw", help="Feed the prompts as they are.")] = False,
+    backend: Backend = None,
+    device: Device = None,
+    model_dtype: Precision = None,
+    quantization: Quantization = None,
     as_json: Json = False,
 ) -> None:
     """Answer prompts, unsteered and steered side by side."""
     import steerkit as sk
 
+    if len(add) != len(coef) or len(layer) not in (0, len(add)):
+        raise InputError(f"{len(add)} --add, {len(layer)} --layer, {len(coef)} --coef; give one of each per vector")
     vectors = [load_vector(path, heads) for path in add]
-    layers: list[Any] = list(layer) or [None] * len([one for one in vectors if one.chosen_heads])
-    if not len(add) == len(layers) == len(coef):
-        raise InputError(f"{len(add)} --add, {len(layer)} --layer, {len(coef)} --coef; give one of each per vector (no "
-                         "--layer for vectors of chosen heads)")  # fmt: skip
-    loaded = sk.load(model)
+    if not layer and not all(one.chosen_heads for one in vectors):
+        raise InputError("--layer is missing; give one for each --add. Only a vector of chosen --heads needs none")
+    loaded = load_model(model, device=device, dtype=model_dtype, backend=backend, quantization=quantization)
+    steer = sk.Steer(loaded)
+    for i, vector in enumerate(vectors):
+        steer.add(vector, layer=layer[i] if layer else None, coef=coef[i])
     chat = bool(loaded.info.template) and not raw
     asked: list[Any] = [[{"role": "user", "content": text}] for text in prompts] if chat else list(prompts)
     answers = {"unsteered": loaded.generate(asked, max_new_tokens=max_new_tokens)}
     if add:
-        steer = sk.Steer(loaded)
-        for vector, at, strength in zip(vectors, layers, coef, strict=True):
-            steer.add(vector, layer=at, coef=strength)
         answers["steered"] = steer.generate(asked, max_new_tokens=max_new_tokens)
     rows = [{"prompt": text, **{k: v[i] for k, v in answers.items()}} for i, text in enumerate(prompts)]
     print(json.dumps(rows) if as_json else "\n\n".join("\n".join(f"{k}: {v}" for k, v in row.items()) for row in rows))

@@ -34,9 +34,7 @@ def cached_logits(
     with ExitStack() as stack:
         for stretch in stretches(variants):
             rows = slice(stretch.first, stretch.first + len(stretch.shifts))
-            stack.enter_context(
-                model.hook(Point(stretch.layer, site), AddAt(rows, EVERY, stretch.shifts.unsqueeze(1)))
-            )
+            stack.enter_context(model.hook(Point(stretch.layer, site), AddAt(rows, EVERY, stretch.shifts.unsqueeze(1))))
         copies = None if prefix is None else prefix.copies(count)
         logits = model.forward(batch, columns=[len(question.tail) - 1], prefix=copies)
     return logits[:, -1].unsqueeze(0)

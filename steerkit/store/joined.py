@@ -14,7 +14,7 @@ from steerkit.store.index import Row
 from steerkit.store.manifest import model_differences
 from steerkit.store.rows import Block, Numbers, Rows
 
-FIXED = ("kind", "pool", "site", "layers", "hidden_size", "dtype")
+FIXED = ("kind", "pool", "site", "heads", "layers", "hidden_size", "dtype")
 """What makes rows of one shape and place; no override makes those fit."""
 MADE = ("read", "max_tokens", "template")
 

@@ -97,6 +97,18 @@ def test_edits_at_one_site_act_in_the_order_of_entering_everywhere() -> None:
     assert not close(run(tiny("nnsight"), turned=True), run(tiny("nnsight"), turned=False))
 
 
+def test_the_middle_begins_with_what_the_block_is_given_after_all_edits() -> None:
+    def run(model: CausalModel, *, given_first: bool) -> Tensor:
+        given = model.hook(Point(1, "resid_pre"), lambda hidden, _: hidden + vector(3))
+        middle = model.hook(Point(1, "resid_mid"), lambda hidden, _: hidden * 1.5 + vector(1))
+        with given if given_first else middle, middle if given_first else given:
+            return model.forward("hello there")
+
+    alike(lambda model: run(model, given_first=True))
+    alike(lambda model: run(model, given_first=False))
+    assert torch.equal(run(tiny("nnsight"), given_first=True), run(tiny("nnsight"), given_first=False))
+
+
 def test_the_middle_and_the_attention_are_edited_together_everywhere() -> None:
     def run(model: CausalModel, *, middle_first: bool) -> Tensor:
         seen: list[Tensor] = []

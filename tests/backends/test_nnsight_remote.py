@@ -240,7 +240,11 @@ def test_a_server_without_steerkit_does_the_same(served: NNsightModel, folder: P
             logits = steer.forward(PROMPTS)
             one.forward(PROMPTS, until=2)
         texts = steer.generate(PROMPTS, max_new_tokens=5)
-        results.append((logits[real], texts, receipts(steer)))
+        prefix = one.prefill(one.encode("hello"))
+        step = Batch(torch.tensor([[70]]), torch.tensor([[5]]), torch.tensor([5]))
+        twice = [one.forward(step, prefix=prefix) for _ in range(2)]
+        logits = torch.cat([logits[real], *(one[0] for one in twice)])
+        results.append((logits, texts, receipts(steer)))
     assert close(results[1][0], results[0][0])
     assert results[0][1:] == results[1][1:]
     assert len(seen[1]) == 2

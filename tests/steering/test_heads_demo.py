@@ -31,7 +31,7 @@ def effect(scores: tuple[ChoiceScores, ChoiceScores]) -> tuple[float, float]:
     return float(change.mean()), float(change.std() / len(change) ** 0.5)
 
 
-@pytest.mark.parametrize("behavior", ["sycophancy", "refusal"])
+@pytest.mark.parametrize("behavior", [pytest.param("sycophancy", marks=pytest.mark.slow), "refusal"])
 def test_heads_chosen_on_training_topics_steer_held_out_ones(behavior: str) -> None:
     train, test = (sk.load_pairs(f"demo:{behavior}", split=split) for split in ("train", "test"))
     fit, held_back = sk.record(model(), train, site="z", progress=False).split(test=0.25, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from site_oracle import CASES, MODULES, WIDER, logits, states
 from tiny import tiny
 from torch import Tensor
 
+import steerkit as sk
 from steerkit.backends.base import pad
 from steerkit.data.chat import Prompt
 from steerkit.data.encoding import encode
@@ -19,6 +21,7 @@ from steerkit.errors import LayerError, VectorError
 from steerkit.evaluation.sweeps import sweep
 from steerkit.recording import record
 from steerkit.steering import Edit, Steer
+from steerkit.steering.strength import raw_coef
 from steerkit.vectors import SteeringVector
 
 TEXT = Prompt([{"role": "user", "content": "Is the sea dry?"}], prefill="I think")
@@ -55,8 +58,11 @@ def test_what_is_recorded_is_what_a_plain_hook_sees(architecture: str, site: Any
                 close(getattr(store[layer], rows)[number], seen[0, -1])
 
 
-@pytest.mark.parametrize(("architecture", "site"), CASES)
-@pytest.mark.parametrize("positions", ["all", "prompt", "generation", slice(2, 5)])
+SCOPED = [(*case, positions) for case in CASES for positions in ("generation", slice(2, 5))]
+SCOPED += [(architecture, "z", positions) for architecture in MODULES for positions in ("all", "prompt")]
+
+
+@pytest.mark.parametrize(("architecture", "site", "positions"), SCOPED)
 def test_what_is_added_is_what_a_plain_hook_adds(architecture: str, site: Any, positions: Any) -> None:
     model = model_of(architecture)
     one = encode(TEXT, model.tokenizer)
@@ -212,3 +218,34 @@ def test_what_does_not_fit_is_refused_before_any_compute() -> None:
         (lambda: sweep(model, SteeringVector(torch.ones(32), layers=1, site="z"), pairs()), VectorError, "width of 32"),
     ):
         computed(model, act, error, said)
+
+
+def test_every_verb_takes_heads_that_are_wider_than_the_stream(tmp_path: Path) -> None:
+    model = model_of("qwen3")
+    several = Pairs([*pairs()] * 4)
+    plan = sk.plan_recording(model, several, site="z", path=tmp_path / "s")
+    store = sk.record(model, several, site="z", path=tmp_path / "s", progress=False)
+    assert (
+        abs(plan.bytes - sum(one.stat().st_size for one in (tmp_path / "s").rglob("*.safetensors"))) < 0.2 * plan.bytes
+    )
+    again = sk.ActivationStore.open(tmp_path / "s", model=model)
+    assert (again.hidden_size, again.num_heads, again[2].positive.shape) == (64, 4, (8, 64))
+    assert "z, 4 heads of 16" in repr(again)
+    vector = sk.extract(again)
+    assert sk.separation(store, vector).layers == sk.projection(store, vector).layers == (0, 1, 2, 3)
+    assert sk.principal_components(store).layers == (0, 1, 2, 3)
+    assert sk.layer_similarity(vector).values.shape == (4, 4)
+    assert sk.match_norms({"a": vector, "b": 2 * vector})["a"].num_heads == 4
+    assert len(sk.token_projection(model, TEXT, vector, layer=1).texts) == 1
+    for made in (sk.separation(store, vector), sk.head_separation(store, vector), sk.layer_similarity(vector)):
+        assert made.plot().data
+    for unit in ("residual", "gap"):
+        steer = Steer(model).add(vector, layer=2, coef=0.1, unit=unit)
+        assert steer.generate(["Hi"], max_new_tokens=2)
+        assert steer.receipts[0].tokens > 0
+    Steer(model).ablate(vector, layer=2).clamp(vector, layer=3, value=1).forward(["Hi"])
+    some = vector.heads([(2, 1)])
+    size = Steer(model).add(some, coef=0.5, unit="gap").edits[0]
+    assert raw_coef(size, layer=2, norm=float(some.norms[0])) == pytest.approx(
+        0.5 * abs(some.meta["gap"][2]) / float(some.norms[0])
+    )
