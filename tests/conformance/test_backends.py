@@ -5,6 +5,7 @@ All in float32 and with eager attention, which TransformerLens cannot do without
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -34,17 +35,16 @@ EVERY = tuple({**ARCHITECTURES, **VARIANTS})
 QUICK = ("bloom", "gemma2", "gpt2", "gpt_neo", "llama", "olmo2")
 """Of each kind of block one; all others are slow."""
 
-NO_ADAPTER = "Unsupported architecture"
-REFUSED = {
-    ("transformer_lens", "helium"): NO_ADAPTER,
-    ("transformer_lens", "ministral"): NO_ADAPTER,
-    ("transformer_lens", "persimmon"): NO_ADAPTER,
-    ("transformer_lens", "phimoe"): NO_ADAPTER,
-    ("transformer_lens", "qwen2_vl"): NO_ADAPTER,
-    ("transformer_lens", "qwen2_5_vl"): "torchvision",
-    ("transformer_lens", "falcon"): "split_with_sizes expects split_sizes to sum exactly",
-    ("transformer_lens", "zamba2"): "is not its input plus attention plus MLP",
+NO_ADAPTER = ("dbrx", "helium", "internvl", "ministral", "persimmon", "phimoe", "qwen2_vl", "smolvlm")
+NEEDS_TORCHVISION = ("qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe")
+REASONS = {
+    **dict.fromkeys(NO_ADAPTER, "cannot run .*Unsupported architecture"),
+    "falcon": "split_with_sizes expects split_sizes to sum exactly",
+    "zamba2": "is not its input plus attention plus MLP",
 }
+if find_spec("torchvision") is None:
+    REASONS |= dict.fromkeys(NEEDS_TORCHVISION, "needs the optional torchvision library")
+REFUSED = {("transformer_lens", name): reason for name, reason in REASONS.items()}
 """What a library itself cannot run, with its reason."""
 
 LACKS = {("transformer_lens", "nemotron_h"): {"z"}}
