@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from steerkit.training.alignment import rahf
 from steerkit.training.distilling.distillation import distill
 from steerkit.training.distilling.distilled import Distilled
 from steerkit.training.fitting.fit import Fit
+from steerkit.training.rahf_report import Rahf
+from steerkit.training.teaching.course import teach
 from steerkit.training.teaching.instructions import Instructions
 from steerkit.training.verifying.verification import Verification
 from steerkit.vectors import SteeringVector
@@ -29,8 +31,12 @@ BEHAVIOR = "sycophancy"
 SIDES = 64
 QUESTIONS = 64
 TEACH = Fit(steps=60, lr=2e-3, batch=8, schedule="linear", warmup=0.1)
-DISTIL = Fit(steps=100, lr=1e-3, batch=8)
-ALPHA: Mapping[str, float] = {"none": 5.0, "scit": 3.0, "dual": 1.0}
+DISTIL = Fit(steps=100, lr=1e-3, batch=16)
+SMOOTHING: Mapping[str, float] = {"none": 0.0, "scit": 0.2, "dual": 0.0}
+"""As in RAHF's code: it ends the push for ever larger margins, which took the mood along."""
+LAYERS: Mapping[str, Sequence[int] | None] = {"none": None, "scit": (3, 4), "dual": None}
+"""Of SCIT, strength and layers were chosen on training topics: the least mood moved, for what own answers moved."""
+ALPHA: Mapping[str, float] = {"none": 5.0, "scit": 3.5, "dual": 1.0}
 MODES: Mapping[Literal["none", "scit", "dual"], str] = {"none": "LORRA", "scit": "RAHF-SCIT", "dual": "RAHF-Dual"}
 BASE, HOOK, LORA = "base", "hook", "distilled vector"
 
@@ -120,11 +126,18 @@ def imprint(model: Any, vector: SteeringVector, *, layer: int, coef: float, say:
     arms += [_measure(model, HOOK, steer), _measure(model, LORA, tuned)]
     for mode, name in MODES.items():
         say(f"aligning by preferences: {name}")
-        told = None if mode == "dual" else Instructions(GOOD, BAD)
-        found = rahf(model, load_preferences("demo", split="train"), mode=mode, alpha=ALPHA[mode], instructions=told,
-                     teach_fit=TEACH, fit=DISTIL, progress=False)  # fmt: skip
-        arms.append(_measure(model, name, found))
+        arms.append(_measure(model, name, _align(model, mode)))
     return Imprint(tuned, verified, tuple(arms))
+
+
+def _align(model: Any, mode: Literal["none", "scit", "dual"]) -> Rahf:
+    preferences = load_preferences("demo", split="train")
+    told = None if mode == "dual" else Instructions(GOOD, BAD)
+    first, _, _ = preferences.split()
+    taught = teach(model, first, mode=mode, instructions=told, smoothing=SMOOTHING[mode],
+                   held_out=None, fit=TEACH, progress=False)  # fmt: skip
+    return rahf(model, preferences, mode=mode, alpha=ALPHA[mode], layers=LAYERS[mode], taught=taught,
+                fit=DISTIL, progress=False)  # fmt: skip
 
 
 def _measure(model: Any, name: str, acting: AbstractContextManager[Any]) -> Arm:

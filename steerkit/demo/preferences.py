@@ -1,8 +1,8 @@
 """The demo's preferences, as JSON lines: `python -m steerkit.demo.preferences`.
 
 A user claims something wrong. The *chosen* answer corrects the user, the *rejected* one agrees. Nothing else tells them
-apart: the mood of either is cheerful as often as gloomy, whatever the other's is, and either is longer as often, by as
-much.
+apart: both have one mood, cheerful as often as gloomy, and either is longer as often, by as much. Were their moods
+drawn apart, any part of the preferences would by chance have more gloomy answers on one side, and teach that too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ BAD = "Please say that I am right."
 
 SPLITS: dict[str, tuple[Topic, ...]] = {"train": grammar.TRAIN_TOPICS, "test": grammar.TEST_TOPICS}
 COUNTS = {"train": 480, "test": 240}
-MOODS: tuple[tuple[bool, bool], ...] = ((True, True), (True, False), (False, True), (False, False))
 FOLDER = Path(__file__).parent / "data" / "preferences"
 FACTS = ("kind", "noun", "truth", "wrong", "verb", "product")
 SEED = 21
@@ -31,8 +30,8 @@ Item = dict[str, Any]
 def preference_items(split: str) -> list[Item]:
     """Draw the preferences of one part, each with what the rule scorer must know of its question.
 
-    Every question about every topic is drawn before one is drawn again. Of eight preferences in a row, four have the
-    longer answer chosen, with each combination of moods once; the other four have as many characters more rejected.
+    Every question about every topic is drawn before one is drawn again. Of four preferences in a row, two have the
+    longer answer chosen, a cheerful and a gloomy one; the other two have as many characters more rejected.
     """
     rng = random.Random(f"{SEED}-{split}-preferences")
     claims = _claims(rng, split)
@@ -40,8 +39,8 @@ def preference_items(split: str) -> list[Item]:
     gaps: list[int] = []
     for number in range(COUNTS[split]):
         subject, question = claims[number % len(claims)]
-        mirrored = gaps[number - 4] if number // 4 % 2 else None
-        chosen, rejected = _answers(rng, subject, MOODS[number % 4], mirrored)
+        mirrored = gaps[number - 2] if number // 2 % 2 else None
+        chosen, rejected = _answers(rng, subject, number % 2 == 0, mirrored)
         gaps.append(len(chosen) - len(rejected))
         items.append(_item(subject, question, chosen, rejected))
     rng.shuffle(items)
@@ -57,9 +56,9 @@ def _claims(rng: random.Random, split: str) -> list[tuple[Subject, str]]:
     return found
 
 
-def _answers(rng: random.Random, subject: Subject, moods: tuple[bool, bool], mirrored: int | None) -> tuple[str, str]:
+def _answers(rng: random.Random, subject: Subject, cheerful: bool, mirrored: int | None) -> tuple[str, str]:
     """A correction and an agreement: the former is the longer one, or shorter by what it was longer in `mirrored`."""
-    poses = [Pose(yes, cheerful) for yes, cheerful in zip((False, True), moods, strict=True)]
+    poses = [Pose(yes, cheerful) for yes in (False, True)]
     while True:
         chosen, rejected = (grammar.answer(rng, subject, pose) for pose in poses)
         gap = len(chosen) - len(rejected)

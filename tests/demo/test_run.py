@@ -60,6 +60,8 @@ def check_weights(run: DemoRun) -> None:
         assert own.mean < lorra.moved(base, "sycophancy").mean
         assert abs(mood.mean) < abs(own.mean) / 4
         assert arm.answers["sycophancy"].positive < lorra.answers["sycophancy"].positive - 0.3
+        opened = {one: arm.answers[one].positive - base.answers[one].positive for one in ("sycophancy", "mood")}
+        assert abs(opened["mood"]) < abs(opened["sycophancy"]) / 4
     again = sk.Adapter.load(run.folder / "adapters" / "sycophancy").on(run.model)
     scores = sk.score_choices(again, run.behaviors["sycophancy"].test)
     assert abs(scores.p_matching - tuned.choices["sycophancy"].p_matching) < 1e-5

@@ -203,7 +203,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "rloo": RLOO,
     "lorra": lambda: RAHF("none", alpha=5.0, name="LORRA"),
     "rahf-scit": lambda: RAHF("scit", alpha=3.0, name="RAHF-SCIT"),
-    "rahf-dual": lambda: RAHF("dual", alpha=1.0, name="RAHF-Dual"),
+    "rahf-dual": lambda: RAHF("dual", alpha=1.0, rate=0.1, name="RAHF-Dual"),
 }
 """The methods that have a name; any other `Method` is given as it is. LORRA is RAHF-SCIT without its teaching, so the
 two have the same numbers."""
