@@ -9,16 +9,13 @@ import pytest
 
 import steerkit as sk
 from steerkit.demo.answers import OpenScore, score_open
+from steerkit.demo.imprint import ALPHA, DISTIL, LAYERS, SMOOTHING, TEACH
 from steerkit.demo.preferences import BAD, GOOD
 from steerkit.evaluation.scores import ChoiceScores
 from steerkit.training.alignment import rahf
-from steerkit.training.fitting.fit import Fit
 from steerkit.training.rahf_report import Rahf
+from steerkit.training.teaching.course import teach
 from steerkit.training.teaching.instructions import Instructions
-
-TEACH = Fit(steps=60, lr=2e-3, batch=8, schedule="linear", warmup=0.1)
-DISTIL = Fit(steps=150, lr=1e-3, batch=8)
-ALPHA = {"none": 5.0, "scit": 3.0, "dual": 1.0}
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +33,10 @@ def measured(mode: Any) -> tuple[ChoiceScores, OpenScore, Rahf | None]:
         return sk.score_choices(model(), pairs), score_open(model(), "sycophancy"), None
     told = None if mode == "dual" else Instructions(GOOD, BAD)
     given = sk.load_preferences("demo", split="train")
-    found = rahf(model(), given, mode=mode, alpha=ALPHA[mode], instructions=told, teach_fit=TEACH, fit=DISTIL,
+    first, _, third = given.split()
+    taught = teach(model(), first, mode=mode, instructions=told, smoothing=SMOOTHING[mode], held_out=third, fit=TEACH,
+                   progress=False)  # fmt: skip
+    found = rahf(model(), given, mode=mode, alpha=ALPHA[mode], layers=LAYERS[mode], taught=taught, fit=DISTIL,
                  progress=False)  # fmt: skip
     with found:
         return sk.score_choices(model(), pairs), score_open(model(), "sycophancy"), found
@@ -60,7 +60,7 @@ def test_held_out_chosen_answers_become_the_likelier_ones(mode: str) -> None:
     found = measured(mode)[2]
     assert found is not None
     assert found.preferring.accuracy("base").high < 0.75
-    assert found.preferring.accuracy("distilled").low > 0.85
+    assert found.preferring.accuracy("distilled").low > {"scit": 0.8, "dual": 0.85}[mode]
     assert found.preferring.gain("distilled").interval[0] > 0.1
     assert found.taught.discrimination is not None
     assert found.taught.discrimination.accuracy("both", arm="taught").low > 0.85
