@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import beartype  # noqa: F401 - before nnsight, whose import hook it does not outlive
 import jaxtyping
 import pytest
 import torch

@@ -17,8 +17,6 @@ from steerkit.backends.loading import BACKENDS, load
 from steerkit.errors import InputError, ModelError
 
 REFERENCE = "huggingface"
-FORCED = {"transformer_lens": "eager"}
-"""Backends that compute attention by themselves, whatever the model's configuration says."""
 
 
 class Absent(Exception):  # noqa: N818 - a finding, not an error
@@ -91,7 +89,7 @@ class Subjects:
 
 def attention_of(model: CausalModel) -> str:
     """The attention implementation that really runs."""
-    return FORCED.get(model.backend) or str(model.hf.config.get_text_config()._attn_implementation)
+    return model.attention or str(model.hf.config.get_text_config()._attn_implementation)
 
 
 @contextmanager

@@ -59,6 +59,8 @@ class CausalModel(ABC):
     """
 
     backend: ClassVar[str]
+    attention: ClassVar[str | None] = None
+    """The attention that the backend computes by itself, whatever the model's configuration says."""
 
     def __init__(
         self, hf: PreTrainedModel, tokenizer: Any, *, name: str = "", revision: str = "", fingerprint: str = ""

@@ -74,6 +74,7 @@ class TransformerLensModel(CausalModel):
     """
 
     backend: ClassVar[str] = "transformer_lens"
+    attention: ClassVar[str | None] = "eager"
 
     def __init__(self, bridge: Any, tokenizer: Any = None, *, name: str = "", revision: str = "") -> None:
         _check(bridge, tokenizer)

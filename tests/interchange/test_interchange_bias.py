@@ -124,7 +124,7 @@ def test_architectures_without_room_are_refused(architecture: str, tmp_path: Pat
         ({"coef": torch.ones(2)}, SteeringError, "differs by row"),
         ({"folder": ""}, InputError, "path of a new folder"),
         ({"folder": "taken"}, InputError, "is a file"),
-        ({"model": "demo"}, InputError, "what sk.load returns"),
+        ({"model": "demo"}, InputError, "a plain Hugging Face model, not on a str"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
