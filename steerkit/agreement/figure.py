@@ -23,7 +23,8 @@ def plot_parity(found: Parity) -> Any:
     for row in found.rows:
         if row.kind in ("measured", "for comparison"):
             groups.setdefault(f"{row.backend}, {row.attention}", []).append(row)
-    for (name, rows), color in zip(groups.items(), (NULL, POSITIVE, THIRD, "#E69F00", "#56B4E9") * 9, strict=False):
+    colors = (NULL, POSITIVE, THIRD, "#E69F00", "#56B4E9") * 9
+    for number, ((name, rows), color) in enumerate(zip(groups.items(), colors, strict=False)):
         figure.add_scatter(
             x=[_share(row.difference, row.allowed) for row in rows],
             y=[row.quantity for row in rows],
@@ -32,10 +33,14 @@ def plot_parity(found: Parity) -> Any:
             "<br>%{customdata[3]}<extra></extra>",
             mode="markers",
             name=name,
-            marker={"size": 10, "color": color, "symbol": ["circle" if row.passed else "x" for row in rows]},
+            marker={
+                "size": max(20 - 5 * number, 8),  # equal ones lie in one place: each shows as a ring around the next
+                "color": color,
+                "symbol": ["circle" if row.passed else "x" for row in rows],
+            },
         )
     figure.add_vline(x=1, line={"color": NEGATIVE, "dash": "dot"})
-    figure.update_xaxes(type="log", title="difference, in units of what is allowed", exponentformat="power")
+    figure.update_xaxes(type="log", title="difference, in units of what is allowed", exponentformat="power", dtick=1)
     figure.update_yaxes(autorange="reversed")
     title = "All within rounding" if found.passed else "Something is beyond tolerance"
     return style(figure, title=f"{title}: {found.model}, {found.dtype}", note=found.summary)
