@@ -18,10 +18,11 @@ from tiny import tiny_tokenizer
 
 
 def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingFaceModel:
-    """A random Llama; its size is stated with every figure."""
+    """A random Llama with heads of 64; its size is stated with every figure."""
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=1024, pad_token_id=0,
+        num_attention_heads=max(hidden // 64, 1), num_key_value_heads=max(hidden // 64, 1),
+        max_position_embeddings=1024, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
     return HuggingFaceModel(LlamaForCausalLM(config).eval(), tiny_tokenizer(), name=f"llama-{layers}x{hidden}")

@@ -19,13 +19,15 @@ COEFS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LAYERS, TOKENS = 16, 120
 SIZES = ((64, 32000), (256, 32000), (256, 4000))
 """Width and vocabulary. The operations bound the ratio: 80 passes of 121 tokens with all their logits against one of
-120 + 80 x 2 tokens with the logits of 80; so it grows with the vocabulary (Llama 2 has 32,000) and shrinks with width.
+121 tokens and 64 tails of 2 that join at their layers, with the logits of 65; so it grows with the vocabulary (Llama 2
+has 32,000) and shrinks with width.
 """
-ITEMS = 8
+ITEMS = 50
+"""As many as a test set of CAA."""
 
 
 def one_by_one(model: HuggingFaceModel, vector: SteeringVector, items: Sequence[ContrastPair]) -> torch.Tensor:
-    """What CAA's code does: for every item, layer and coefficient a forward pass of its own with all logits."""
+    """What CAA's code does: for every item, layer and coefficient a pass with all logits, and all probabilities."""
     letters = [model.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]
     found = []
     for item in items:
@@ -35,7 +37,8 @@ def one_by_one(model: HuggingFaceModel, vector: SteeringVector, items: Sequence[
                 push = _push(coef * vector[layer], first=row.prompt_length - 1)
                 handle = model.hf.model.layers[layer].register_forward_hook(push)
                 with torch.no_grad():
-                    found.append(model.hf(input_ids=torch.tensor([row.ids])).logits[0, -1, letters].softmax(-1))
+                    p = model.hf(input_ids=torch.tensor([row.ids])).logits[0, -1].softmax(-1)[letters]
+                found.append(p / p.sum())
                 handle.remove()
     return torch.stack(found)
 

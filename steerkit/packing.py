@@ -9,6 +9,8 @@ columns    prefix 0..P-1 | tail 0 | tail 1 | ...
 position   0 .. n-1      | n ..   | n ..   | ...
 sees       causal        | prefix and itself, causal
 ```
+
+Where a tail differs from another only from some layer on, it can join the row there; see `Batch.joining`.
 """
 
 from __future__ import annotations

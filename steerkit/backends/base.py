@@ -39,6 +39,7 @@ class ModelInfo:
         context: The most tokens it can take; `None` where it sets no limit.
         window: Length of the sliding attention window, where some layer has one.
         packs: Whether it takes masks of its own for rows that hold several continuations.
+        joins: Whether columns can join a pass at a later block; see `Joining`.
         quantization: Who quantized the weights and to what, such as `"bitsandbytes 4bit"`; empty where nobody did.
         lacks: The sites that some blocks do not have, with these blocks.
         revision: Of the hub, where one was given.
@@ -58,6 +59,7 @@ class ModelInfo:
     context: int | None = None
     window: int | None = None
     packs: bool = True
+    joins: bool = False
     quantization: str = ""
     lacks: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
     revision: str = ""
@@ -105,6 +107,24 @@ class ModelInfo:
         return wanted
 
 
+@dataclass(frozen=True, eq=False)
+class Joining:
+    """Columns that join a pass at a later block: up to there they would be copies of another column.
+
+    Args:
+        block: By column the first block that computes it, never decreasing; 0 is there from the start, and what joins
+            after the last block only goes through the final norm.
+        twin: By column the one whose state it takes over from the block before, as that block returns it.
+    """
+
+    block: Int[Tensor, " pos"]
+    twin: Int[Tensor, " pos"]
+
+    def width(self, block: int) -> int:
+        """How many columns a block computes: the first ones."""
+        return int((self.block <= block).sum())
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of tokens ready for a forward pass.
@@ -114,12 +134,14 @@ class Batch:
         position: Absolute position of each token; -1 for padding.
         prompt_length: Tokens of each row's prompt template.
         mask: Which column may see which, where that is not the plain causal rule (a packed batch).
+        joining: Columns that are not there from the first block on, for a model that `joins`.
     """
 
     input_ids: Int[Tensor, "batch pos"]
     position: Int[Tensor, "batch pos"]
     prompt_length: Int[Tensor, " batch"]
     mask: Bool[Tensor, "batch pos seen"] | None = None
+    joining: Joining | None = None
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from inspect import Parameter, signature
 from typing import Any, ClassVar, cast
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from steerkit.backends.base import Batch, Hook, ModelInfo, Prefix, pad
+from steerkit.backends.base import Batch, Hook, Joining, ModelInfo, Prefix, pad
 from steerkit.backends.layouts import Parts, find_parts
 from steerkit.backends.passes import PassCounter
 from steerkit.backends.provenance import describe, input_device, takes_masks
@@ -61,6 +61,8 @@ class CausalModel(ABC):
     backend: ClassVar[str]
     attention: ClassVar[str | None] = None
     """The attention that the backend computes by itself, whatever the model's configuration says."""
+    joins: ClassVar[bool] = False
+    """Whether the backend lets columns join a pass at a later block."""
 
     def __init__(
         self, hf: PreTrainedModel, tokenizer: Any, *, name: str = "", revision: str = "", fingerprint: str = ""
@@ -69,8 +71,9 @@ class CausalModel(ABC):
         self.tokenizer = tokenizer
         self.parts = self._find_parts()
         self.info: ModelInfo = describe(
-            hf, tokenizer, self.parts, name=name, revision=revision, device=str(self.device), fingerprint=fingerprint
-        )
+            hf, tokenizer, self.parts, name=name, revision=revision, device=str(self.device), fingerprint=fingerprint,
+            joins=self.joins,
+        )  # fmt: skip
         self._takes = _names(hf.forward)
         self._passes = PassCounter(hf, self.parts.decoder)
         self._taps = self._make_taps()
@@ -99,6 +102,12 @@ class CausalModel(ABC):
     @abstractmethod
     def _sequences(self, arguments: dict[str, Any]) -> Tensor:
         """What `generate` of transformers gives: prompts and answers."""
+
+    def _join(self, _joining: Joining) -> AbstractContextManager[None]:
+        """Have columns join the pass at hand where they should."""
+        raise ModelError(
+            f"columns cannot join a pass at a later block when {self.backend} runs it; leave `joining` out"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +187,8 @@ class CausalModel(ABC):
         arguments = self._arguments(batch, prefix)
         if columns is not None:
             arguments["logits_to_keep"] = torch.tensor(list(columns), device=self.device)
-        with self._passes.announce(batch.prompt_length.to(self.device), batch.position.to(self.device)):
+        announced = self._passes.announce(batch.prompt_length.to(self.device), batch.position.to(self.device))
+        with announced, nullcontext() if batch.joining is None else self._join(batch.joining):
             if until is None:
                 return self._run(arguments)
             self._run_until(arguments, until)

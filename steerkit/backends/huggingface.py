@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from steerkit.backends.base import Joining
 from steerkit.backends.causal import CausalModel
+from steerkit.backends.joining import let_join
 from steerkit.backends.module_taps import ModuleTaps
 from steerkit.errors import InputError
 
@@ -23,6 +25,7 @@ class HuggingFaceModel(CausalModel):
     """
 
     backend: ClassVar[str] = "huggingface"
+    joins: ClassVar[bool] = True
 
     @classmethod
     def wrap(cls, hf: Any, tokenizer: Any, *, name: str = "", revision: str = "") -> HuggingFaceModel:
@@ -36,6 +39,9 @@ class HuggingFaceModel(CausalModel):
 
     def _make_taps(self) -> ModuleTaps:
         return ModuleTaps(self.parts, self._passes)
+
+    def _join(self, joining: Joining) -> AbstractContextManager[None]:
+        return let_join(self.parts.blocks, joining, self._passes)
 
     def _run(self, arguments: dict[str, Any]) -> Tensor:
         return cast(Tensor, self.hf(**arguments).logits)

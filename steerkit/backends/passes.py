@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -54,6 +55,11 @@ class PassCounter:
         """The pass at hand."""
         assert self._pass is not None, "a tap fired outside a pass of the decoder"
         return self._pass
+
+    def narrow(self, columns: int) -> None:
+        """Only the first columns of a pass whose positions were told are at hand."""
+        if self._pass is not None and self._given is not None:
+            self._pass = replace(self._pass, length=columns, given=self._given[:, :columns])
 
     def attach(self, *, hooked: bool = True) -> Callable[[], None]:
         """Begin to watch; what is returned ends it and leaves the model as it was.

@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal, get_args
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any, get_args
 
 from steerkit.backends.base import Model
 from steerkit.data.pairs import ContrastPair
-from steerkit.errors import DataError, MismatchError, ModelError, SteerkitError, VectorError
-from steerkit.evaluation.cached_path import cached_logits, read_prefix
+from steerkit.errors import DataError, MismatchError, VectorError
 from steerkit.evaluation.grids import Sweep
-from steerkit.evaluation.naive_path import naive_logits
-from steerkit.evaluation.packed_path import packed_logits
 from steerkit.evaluation.questions import Question, read_questions
-from steerkit.evaluation.variants import Variant, variants_of
-from steerkit.packing import can_pack
-from steerkit.points import Layers, Site
+from steerkit.evaluation.routes import Path, answer_variants, choose_route
+from steerkit.evaluation.variants import variants_of
+from steerkit.points import Layers
 from steerkit.vectors import SteeringVector
-
-Path = Literal["auto", "packed", "cached", "naive"]
-
-TOLERANCE = {"float32": 1e-4, "float64": 1e-8, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference of packed and plain logits that is taken for rounding, relative to the largest logit."""
-
-TAIL_COLUMNS = 1024
-"""Most columns of tails in a row: attention grows with their square, and a chunk more costs the prefix once more."""
-
-CACHED_TOKENS = 8192
-"""Most tokens held by the copies of a cached prefix at a time."""
-
-LOGITS = 2**26
-"""Most logits of a pass."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """The path that was taken.
-
-    Args:
-        path: `"packed"`, `"cached"` or `"naive"`.
-        reason: Why.
-        check_error: Largest difference of packed and plain logits on the first question, relative to the largest
-            logit; `None` where it was not measured.
-    """
-
-    path: str
-    reason: str
-    check_error: float | None = None
 
 
 def sweep(
@@ -97,7 +58,7 @@ def sweep(
     coefficient. The numbers are the same; see `steerkit.packing` for why.
 
     Example:
-        >>> import steerkit as sk
+        >>> import steerkit as sk, torch
         >>> from steerkit.data.loading import load_pairs
         >>> model = sk.load("demo")
         >>> vector = SteeringVector(torch.ones(2, model.info.hidden_size), layers=[1, 2])
@@ -105,124 +66,32 @@ def sweep(
         >>> grid.path, grid.p_matching.shape, grid.at(layer=2, coef=-1).items.p_matching.shape
         ('packed', torch.Size([2, 3]), torch.Size([3]))
     """
-    numbers = _check_numbers(coefs, batch_size, path)
-    wanted = _check_vector(model, vector, layers)
+    numbers = check_numbers(coefs)
+    _check_options(batch_size, path)
+    wanted = check_vector(model, vector, layers)
     questions = read_questions(pairs, model.tokenizer, model.info)
-    _check_letters(questions)
+    check_letters(questions)
     variants = variants_of(vector, wanted, numbers)
     route = choose_route(model, questions, variants, path=path, site=vector.site)
-    work = list(_batches(questions, batch_size if route.path == "packed" else 1))
-    positive = torch.zeros(len(variants), len(questions), dtype=torch.float64)
-    negative = torch.zeros_like(positive)
-    for chosen in _shown(work, progress, f"sweep, {route.path}"):
-        batch = [questions[i] for i in chosen]
-        done = 0
-        for logits in _run(model, batch, variants, path=route.path, site=vector.site):
-            cells = slice(done, done + logits.shape[1])
-            for row, index in enumerate(chosen):
-                positive[cells, index], negative[cells, index] = read_answers(logits[row], questions[index])
-            done = cells.stop
+    logs = answer_variants(model, questions, variants, route=route, site=vector.site, batch_size=batch_size,
+                           progress=progress)  # fmt: skip
     how = (route.path, route.reason, route.check_error)
-    return Sweep.from_variants(wanted, numbers, questions, (positive, negative), how=how)
+    return Sweep.from_variants(wanted, numbers, questions, logs, how=how)
 
 
-def read_answers(
-    logits: Float[Tensor, "variant vocab"], question: Question
-) -> tuple[Float[Tensor, " variant"], Float[Tensor, " variant"]]:
-    """Log-probabilities of both answers' first own token over the whole vocabulary."""
-    full = logits.float()
-    chosen = full[:, [question.positive[0], question.negative[0]]] - full.logsumexp(-1, keepdim=True)
-    both = chosen.double().cpu()
-    return both[:, 0], both[:, 1]
-
-
-def choose_route(
-    model: Model, questions: Sequence[Question], variants: Sequence[Variant], *, path: Path, site: Site
-) -> Route:
-    """The path to take: packed, where the model keeps to the mask on the first question.
-
-    Raises:
-        ModelError: `path="packed"`, and it does not.
-    """
-    if path in ("cached", "naive"):
-        return Route(path, "as asked")
-    error, reason = None, ""
-    longest = max(len(question.shared) for question in questions)
-    if not model.info.packs:
-        reason = f"{model.info.architecture} takes no mask of its own"
-    elif not can_pack(model.info, length=longest):
-        reason = f"the attention window of {model.info.window} is shorter than the longest question, {longest} tokens"
-    else:
-        try:
-            error = packing_error(model, questions[0], variants, site=site)
-        except SteerkitError:
-            raise
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as refusal:
-            reason = f"the model refuses the mask: {refusal}"
-        else:
-            allowed = TOLERANCE.get(model.info.dtype, 1e-4)
-            if error <= allowed:
-                return Route("packed", f"packed equals plain within {allowed:g} on the first question", error)
-            reason = f"packed differs from plain by {error:.2g} on the first question; {allowed:g} is allowed"
-    if path == "packed":
-        raise ModelError(f"path='packed' cannot be taken: {reason}. Use path='auto' or 'cached'")
-    return Route("cached", reason, error)
-
-
-def packing_error(model: Model, question: Question, variants: Sequence[Variant], *, site: Site) -> float:
-    """Largest difference of packed and plain logits for two variants of one question, relative to the largest logit."""
-    first = list(variants)[: _chunk(model, [question], "packed")]
-    packed = packed_logits(model, [question], first, site=site)[0]
-    tried = sorted({min(1, len(first) - 1), len(first) - 1})
-    plain = naive_logits(model, question, [first[k] for k in tried], site=site)[0].float()
-    return float((packed[tried].float() - plain).abs().max() / plain.abs().max().clamp(min=1e-9))
-
-
-def _run(
-    model: Model, batch: Sequence[Question], variants: Sequence[Variant], *, path: str, site: Site
-) -> Iterator[Float[Tensor, "item variant vocab"]]:
-    """The logits of all variants, a chunk of them at a time."""
-    size = _chunk(model, batch, path)
-    prefix = read_prefix(model, batch[0]) if path == "cached" else None
-    for start in range(0, len(variants), size):
-        some = variants[start : start + size]
-        if path == "packed":
-            yield packed_logits(model, batch, some, site=site)
-        elif path == "cached":
-            yield cached_logits(model, batch[0], some, site=site, prefix=prefix)
-        else:
-            yield naive_logits(model, batch[0], some, site=site)
-
-
-def _chunk(model: Model, batch: Sequence[Question], path: str) -> int:
-    """How many variants go together: columns, cached tokens and logits stay bounded."""
-    most = LOGITS // (len(batch) * max(len(model.tokenizer), 1))
-    tail, whole = len(batch[0].tail), len(batch[0].shared)
-    return max(min(most, TAIL_COLUMNS // tail if path == "packed" else CACHED_TOKENS // whole), 1)
-
-
-def _batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
-    """Questions that go together: equally long tails, and prefixes of about one length."""
-    order = sorted(range(len(questions)), key=lambda i: (len(questions[i].tail), len(questions[i].prefix)))
-    for _, group in groupby(order, key=lambda i: len(questions[i].tail)):
-        alike = list(group)
-        for start in range(0, len(alike), size):
-            yield alike[start : start + size]
-
-
-def _shown(work: Sequence[list[int]], progress: bool, name: str) -> Iterator[list[int]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(work, name, console=console, disable=not (progress and console.is_terminal), transient=True)
-
-
-def _check_numbers(coefs: Sequence[float], batch_size: int, path: str) -> tuple[float, ...]:
+def _check_options(batch_size: int, path: str) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise DataError(f"batch_size={batch_size!r} is not valid; give an integer of at least 1")
     if path not in get_args(Path):
         raise DataError(f"path={path!r} is not known; choose one of {', '.join(map(repr, get_args(Path)))}")
+
+
+def check_numbers(coefs: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients, ascending.
+
+    Raises:
+        DataError: There are none, one is not a finite number, or one is there twice.
+    """
     if len(coefs) == 0:
         raise DataError("coefs is empty; give at least one coefficient, such as (-1, 0, 1)")
     for coef in coefs:
@@ -237,7 +106,14 @@ def _is_finite(coef: Any) -> bool:
     return type(coef) is not bool and isinstance(coef, Real) and math.isfinite(float(coef))
 
 
-def _check_vector(model: Model, vector: SteeringVector, layers: Layers) -> list[int]:
+def check_vector(model: Model, vector: SteeringVector, layers: Layers) -> list[int]:
+    """The layers that are meant, once the vector is known to have them and to fit the model.
+
+    Raises:
+        VectorError: It lacks one of them, or has another width than the model.
+        LayerError: The model has no such layer, or the layer lacks the vector's site.
+        MismatchError: It was made with another model.
+    """
     everything = isinstance(layers, str) and layers == "all"
     wanted = list(vector.layers) if everything else model.info.choose_layers(layers, site=vector.site)
     missing = [layer for layer in wanted if layer not in vector]
@@ -251,7 +127,12 @@ def _check_vector(model: Model, vector: SteeringVector, layers: Layers) -> list[
     return wanted
 
 
-def _check_letters(questions: Sequence[Question]) -> None:
+def check_letters(questions: Sequence[Question]) -> None:
+    """Refuse answers that differ in more than one token.
+
+    Raises:
+        DataError: A question cannot be scored by one token.
+    """
     for question in questions:
         if not question.is_letter:
             raise DataError(f"pair {question.id!r}: the answers differ in {len(question.positive)} and "

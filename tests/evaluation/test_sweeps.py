@@ -12,11 +12,11 @@ from steerkit.backends.base import pad
 from steerkit.data.chat import Prompt
 from steerkit.data.pairs import ContrastPair, Pairs, Side
 from steerkit.errors import DataError, LayerError, MismatchError, ModelError, VectorError
-from steerkit.evaluation import sweeps
+from steerkit.evaluation import routes
 from steerkit.evaluation.choices import score_choices
 from steerkit.evaluation.packed_path import packed_logits
 from steerkit.evaluation.questions import read_questions
-from steerkit.evaluation.sweeps import _check_numbers, sweep
+from steerkit.evaluation.sweeps import _check_options, sweep
 from steerkit.evaluation.variants import UNSTEERED, variants_of
 from steerkit.packing import can_pack
 from steerkit.points import Point
@@ -87,8 +87,8 @@ def test_auto_packs_and_says_how_well() -> None:
 def test_chunks_of_variants_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, direction = tiny(), vector()
     whole = sweep(model, direction, letter_pairs(), coefs=COEFS)
-    monkeypatch.setattr(sweeps, "TAIL_COLUMNS", 9)
-    monkeypatch.setattr(sweeps, "CACHED_TOKENS", 200)
+    monkeypatch.setattr(routes, "TAIL_COLUMNS", 9)
+    monkeypatch.setattr(routes, "CACHED_TOKENS", 200)
     for path in ("packed", "cached"):
         chunked = sweep(model, direction, letter_pairs(), coefs=COEFS, path=path)
         assert torch.allclose(chunked.items, whole.items, atol=1e-5)
@@ -266,7 +266,7 @@ def test_bad_input_is_refused_before_any_compute(
 
 def test_an_unknown_path_is_refused() -> None:
     with pytest.raises(DataError, match="path='fast' is not known"):
-        _check_numbers((1,), 8, "fast")
+        _check_options(8, "fast")
 
 
 def test_a_vector_of_another_model_is_refused_with_the_way_out() -> None:
