@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from steerkit.backends.loading import load
 from steerkit.data.loading import load_pairs
 from steerkit.data.pairs import Pairs
@@ -19,7 +17,7 @@ from steerkit.demo.answers import OpenScore, score_open
 from steerkit.demo.choice import Choice, choose
 from steerkit.demo.imprint import BEHAVIOR, Imprint, imprint
 from steerkit.diagnostics import Separation, separation
-from steerkit.evaluation import ChoiceScores, Sweep, sweep
+from steerkit.evaluation import ChoiceScores, Sweep, random_control, sweep
 from steerkit.extraction import extract
 from steerkit.recording import record
 from steerkit.store import ActivationStore
@@ -184,21 +182,10 @@ def _measure(model: Any, name: str, vector: SteeringVector, chosen: Choice) -> B
     train, test = (load_pairs(f"demo:{name}", split=split) for split in ("train", "test"))
     held_out = record(model, test, progress=False)
     grid = sweep(model, vector, test, coefs=COEFS, progress=False)
-    spans = _random_spans(model, vector, test, chosen.layer, chosen.coefs[name])
+    control = random_control(model, vector, test, layer=chosen.layer, coef=chosen.coefs[name], draws=RANDOM_VECTORS,
+                             progress=False)  # fmt: skip
+    spans = tuple(control.random.tolist())
     return Behavior(name, train, test, vector, held_out, separation(held_out, vector), grid, spans)
-
-
-def _random_spans(model: Any, vector: SteeringVector, test: Pairs, layer: int, coef: float) -> tuple[float, ...]:
-    """What random vectors as long as this one do at the same layer and strength."""
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(RANDOM_VECTORS, vector.hidden_size, generator=generator)
-    draws = draws / draws.norm(dim=1, keepdim=True) * vector[layer].norm()
-    spans = []
-    for draw in draws:
-        one = SteeringVector(draw[None], layers=[layer], site=vector.site)
-        grid = sweep(model, one, test, coefs=(-coef, coef), path="packed", progress=False)
-        spans.append(float(grid.effect.mean[0]))
-    return tuple(spans)
 
 
 def _cross(model: Any, steering: Behavior, measured: Behavior, chosen: Choice) -> Cross:

@@ -9,6 +9,7 @@ from steerkit.diagnostics.figures import DIVERGING, style
 from steerkit.evaluation.conventions import signed
 
 if TYPE_CHECKING:
+    from steerkit.evaluation.controls import RandomControl
     from steerkit.evaluation.generations import ScoredAnswers
     from steerkit.evaluation.grids import Sweep
     from steerkit.evaluation.scores import ScoredItems
@@ -132,4 +133,22 @@ def plot_scores(scores: Mapping[str, ScoredAnswers]) -> Any:
     )
     figure.update_layout(template="plotly_white", showlegend=False)
     figure.update_yaxes(title="mean score (95 %)")
+    return figure
+
+
+def plot_control(control: RandomControl) -> Any:
+    """Effects of random vectors as dots, that of the vector as a line."""
+    import plotly.graph_objects as go
+
+    draws = control.random.tolist()
+    figure = go.Figure()
+    figure.add_scatter(x=draws, y=["random vectors"] * len(draws), mode="markers", name="random vectors",
+                       marker={"color": "#9498a0", "size": 9, "opacity": 0.7})  # fmt: skip
+    figure.add_scatter(x=[control.effect], y=["this vector"], mode="markers", name="this vector",
+                       marker={"color": "#4269d0", "size": 13, "symbol": "diamond"})  # fmt: skip
+    figure.add_vline(x=0, line={"color": "#d0d2d8", "width": 1})
+    largest = float(control.random.abs().max())
+    title = f"Layer {control.layer}: {control.effect:+.2f}; random ones reach {largest:.2f} (p = {control.p_value:.2g})"
+    figure.update_layout(title=title, template="plotly_white", showlegend=False, height=260)
+    figure.update_xaxes(title=f"p(matching) at {control.coef:+g} less that at {-control.coef:+g}", range=[-1.03, 1.03])
     return figure
