@@ -96,6 +96,9 @@ def load(
     if backend is not None and backend not in BACKENDS:
         raise InputError(f"backend={backend!r} is not valid; choose one of {', '.join(BACKENDS)}")
     wanted = _dtype(dtype)
+    _check_device(device)
+    if revision is not None and source == DEMO:
+        raise InputError(f"revision={revision!r}: the embedded model comes with steerkit and has none; leave it out")
     claimed = _claimed(source)
     if claimed is not None:
         _refuse_moves(wanted, device, quantization)
@@ -154,6 +157,20 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is not valid; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that is not here, before anything is loaded."""
+    if device is None or device == "auto":
+        return
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device={device!r} is not valid; give 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'") from error
+    there = {"cuda": torch.cuda.device_count, "mps": torch.mps.device_count}.get(found.type)
+    if there is not None and (found.index or 0) >= there():
+        raise InputError(f"device={device!r} is not here: torch {torch.__version__} sees {there()} such devices; "
+                         "leave device out to use the CPU")  # fmt: skip
 
 
 def _find(source: Any) -> tuple[str, str]:

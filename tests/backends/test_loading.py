@@ -56,6 +56,9 @@ def test_fingerprints_tell_weights_apart_and_forget_precision() -> None:
     [
         ("demo", {"backend": "jax"}, InputError, "choose one of huggingface"),
         ("demo", {"dtype": "int4"}, InputError, "choose one of float32, float16, bfloat16"),
+        ("demo", {"device": "tpu"}, InputError, "device='tpu' is not valid"),
+        ("demo", {"device": "cuda:99"}, InputError, "device='cuda:99' is not here"),
+        ("demo", {"revision": "main"}, InputError, "leave it out"),
         ("./nowhere", {}, ModelError, "not a folder with a model"),
         ("", {}, InputError, "give 'demo', a local folder"),
         (3, {}, InputError, "give 'demo', a local folder"),
