@@ -31,9 +31,9 @@ def one_by_one(model: HuggingFaceModel, vector: SteeringVector, items: Sequence[
     letters = [model.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]
     found = []
     for item in items:
-        row = encode(item.positive.prompt, model.tokenizer, answer="(")
         for layer in vector.layers:
             for coef in COEFS:
+                row = encode(item.positive.prompt, model.tokenizer, answer="(")
                 push = _push(coef * vector[layer], first=row.prompt_length - 1)
                 handle = model.hf.model.layers[layer].register_forward_hook(push)
                 with torch.no_grad():

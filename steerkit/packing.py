@@ -91,22 +91,21 @@ def pack(
     number = counts.pop()
     prefix_width = max(len(prefix) for prefix in prefixes)
     tail_width = max(len(tail) for row in tails for tail in row)
-    width = prefix_width + number * tail_width
-    ids = torch.full((len(prefixes), width), pad_id, dtype=torch.long)
-    position = torch.full((len(prefixes), width), -1, dtype=torch.long)
-    for r, (prefix, row) in enumerate(zip(prefixes, tails, strict=True)):
-        _put(ids, position, r, 0, prefix, 0)
-        for k, tail in enumerate(row):
-            _put(ids, position, r, prefix_width + k * tail_width, tail, len(prefix))
-    mask = _mask(position, _tail_of_column(prefix_width, tail_width, number))
-    batch = Batch(ids, position, torch.tensor(list(prompt_lengths), dtype=torch.long), mask)
+    ids, position = [], []
+    for prefix, row in zip(prefixes, tails, strict=True):
+        parts = [_filled(prefix, 0, prefix_width, pad_id), *(_filled(t, len(prefix), tail_width, pad_id) for t in row)]
+        ids.append([token for tokens, _ in parts for token in tokens])
+        position.append([at for _, places in parts for at in places])
+    placed = torch.tensor(position)
+    mask = _mask(placed, _tail_of_column(prefix_width, tail_width, number))
+    batch = Batch(torch.tensor(ids), placed, torch.tensor(list(prompt_lengths), dtype=torch.long), mask)
     return Packed(batch, tuple(len(prefix) for prefix in prefixes), prefix_width, tail_width, number)
 
 
-def _put(ids: Tensor, position: Tensor, row: int, column: int, tokens: Sequence[int], start: int) -> None:
-    span = slice(column, column + len(tokens))
-    ids[row, span] = torch.tensor(list(tokens), dtype=torch.long)
-    position[row, span] = torch.arange(start, start + len(tokens))
+def _filled(tokens: Sequence[int], start: int, width: int, pad_id: int) -> tuple[list[int], list[int]]:
+    """Tokens and their positions, filled up to a width."""
+    rest = width - len(tokens)
+    return [*tokens, *[pad_id] * rest], [*range(start, start + len(tokens)), *[-1] * rest]
 
 
 def _tail_of_column(prefix_width: int, tail_width: int, tails: int) -> Int[Tensor, " pos"]:

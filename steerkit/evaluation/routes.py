@@ -139,8 +139,7 @@ def read_answers(
     logits: Float[Tensor, "variant vocab"], question: Question
 ) -> tuple[Float[Tensor, " variant"], Float[Tensor, " variant"]]:
     """Log-probabilities of both answers' first own token over the whole vocabulary."""
-    full = logits.float()
-    chosen = full[:, [question.positive[0], question.negative[0]]] - full.logsumexp(-1, keepdim=True)
+    chosen = logits.float().log_softmax(-1)[:, [question.positive[0], question.negative[0]]]
     both = chosen.double().cpu()
     return both[:, 0], both[:, 1]
 
