@@ -137,7 +137,7 @@ def _model(model: Any) -> dict[str, Cell]:
         "blocks": f"{info.num_layers}, at {layout.decoder}.{layout.blocks}",
         "hidden size": info.hidden_size,
         "heads": f"{info.heads} x {info.head_size}" if info.heads else "none",
-        "dtype, device": f"{info.dtype}, {info.device}",
+        "dtype, device": ", ".join(filter(None, (info.dtype, info.device, info.quantization))),
         "context": info.context,
         "sliding window": info.window,
         "packs": "yes" if info.packs else "no: continuations go over a cached prefix",
