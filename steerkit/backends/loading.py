@@ -249,7 +249,7 @@ def _quantization(quantization: Quantization | Any, dtype: torch.dtype | None) -
         raise InputError(f"quantization={quantization!r} is not valid; choose '8bit' or '4bit', or give a quantization "
                          "config of transformers")  # fmt: skip
     if find_spec("bitsandbytes") is None:
-        raise ModelError(f"quantization={quantization!r} needs bitsandbytes: pip install bitsandbytes")
+        raise ModelError(f"quantization={quantization!r} needs bitsandbytes: pip install 'steerkit[quantize]'")
     from transformers import BitsAndBytesConfig
 
     if quantization == "8bit":

@@ -136,5 +136,5 @@ def test_what_cannot_be_quantized_is_refused_before_anything_is_loaded(monkeypat
     with pytest.raises(InputError, match="quantization are those of the live model"):
         load(full.hf, tokenizer=full.tokenizer, quantization="8bit")
     monkeypatch.setattr("steerkit.backends.loading.find_spec", lambda _: None)
-    with pytest.raises(ModelError, match="pip install bitsandbytes"):
+    with pytest.raises(ModelError, match=r"steerkit\[quantize\]"):
         load("demo", quantization="4bit")
