@@ -60,14 +60,26 @@ def _margin_of_letters(grid: Sweep, layer: int, strength: float) -> float:
 
 
 def _best_strength(model: Any, name: str, vector: SteeringVector, layer: int, letters: Mapping[float, float]) -> float:
-    """Strengths whose choices alone fall short of the best are not tried on open answers."""
-    worst: dict[float, float] = {}
-    for strength, margin in letters.items():
-        if margin < max(letters.values()) - 2 * NEARLY:
-            continue
+    """Strengths whose choices alone fall short of the best are not tried on open answers.
+
+    What choices give is the most that a strength can be worth, so some are settled without being heard.
+    """
+    worth = {strength: margin for strength, margin in letters.items() if margin >= max(letters.values()) - 2 * NEARLY}
+    heard: set[float] = set()
+
+    def hear(strength: float) -> None:
         low, high = (
             score_open(model, name, vector=vector, layer=layer, coef=c, split="train", count=QUESTIONS)
             for c in (-strength, strength)
         )
-        worst[strength] = min(margin, _margin(low.positive, high.positive), low.on_topic, high.on_topic)
-    return min(strength for strength, value in worst.items() if value >= max(worst.values()) - NEARLY)
+        worth[strength] = min(worth[strength], _margin(low.positive, high.positive), low.on_topic, high.on_topic)
+        heard.add(strength)
+
+    def is_nearly_best(strength: float) -> bool:
+        if strength not in heard:
+            hear(strength)
+        while max(worth[one] for one in heard) - NEARLY <= worth[strength] < max(worth.values()) - NEARLY:
+            hear(max(worth.keys() - heard, key=worth.__getitem__))
+        return worth[strength] >= max(worth.values()) - NEARLY
+
+    return next(strength for strength in sorted(worth) if is_nearly_best(strength))

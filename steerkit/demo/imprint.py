@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steerkit.adapters import Adapter
 from steerkit.data.loading import load_pairs, load_questions
 from steerkit.data.preferences import load_preferences
 from steerkit.demo import BEHAVIORS
@@ -15,7 +15,6 @@ from steerkit.demo.answers import OpenScore, score_open
 from steerkit.demo.preferences import BAD, GOOD
 from steerkit.evaluation import ChoiceScores, score_choices
 from steerkit.evaluation.intervals import Difference
-from steerkit.steering import Steer
 from steerkit.tables import Cell, Table, Tabular
 from steerkit.training.alignment import rahf
 from steerkit.training.distilling.distillation import distill
@@ -24,6 +23,7 @@ from steerkit.training.fitting.fit import Fit
 from steerkit.training.rahf_report import Rahf
 from steerkit.training.teaching.course import teach
 from steerkit.training.teaching.instructions import Instructions
+from steerkit.training.verifying.merging import merged_weights
 from steerkit.training.verifying.verification import Verification
 from steerkit.vectors import SteeringVector
 
@@ -105,7 +105,9 @@ class Imprint(Tabular):
         return Table(columns, self.rows(), title)
 
 
-def imprint(model: Any, vector: SteeringVector, *, layer: int, coef: float, say: Callable[[str], None]) -> Imprint:
+def imprint(
+    model: Any, vector: SteeringVector, *, layer: int, coef: float, known: Sequence[Arm], say: Callable[[str], None]
+) -> Imprint:
     """Distil the vector with `-coef`, align the model by preferences, and measure each on held-out topics.
 
     Args:
@@ -113,6 +115,7 @@ def imprint(model: Any, vector: SteeringVector, *, layer: int, coef: float, say:
         vector: That of sycophancy.
         layer: Where it is added.
         coef: Its strength.
+        known: The base and the hook with `-coef`, as they were measured before.
         say: Told what is being done.
     """
     say("distilling the sycophancy vector into LoRA weights")
@@ -121,12 +124,10 @@ def imprint(model: Any, vector: SteeringVector, *, layer: int, coef: float, say:
     tuned = distill(model, vector, prompts=[*pairs, *questions], layer=layer, coef=-coef, progress=False)
     held_out = load_pairs(f"demo:{BEHAVIOR}", split="test")
     verified = tuned.verify(prompts=load_questions(f"demo:{BEHAVIOR}", split="test")[:16], pairs=held_out)
-    arms = [_measure(model, BASE, nullcontext())]
-    steer = Steer(model).add(vector, layer=layer, coef=-coef)
-    arms += [_measure(model, HOOK, steer), _measure(model, LORA, tuned)]
+    arms = [*known, _measure(model, LORA, tuned.adapter)]
     for mode, name in MODES.items():
         say(f"aligning by preferences: {name}")
-        arms.append(_measure(model, name, _align(model, mode)))
+        arms.append(_measure(model, name, _align(model, mode).adapter))
     return Imprint(tuned, verified, tuple(arms))
 
 
@@ -140,8 +141,10 @@ def _align(model: Any, mode: Literal["none", "scit", "dual"]) -> Rahf:
                 fit=DISTIL, progress=False)  # fmt: skip
 
 
-def _measure(model: Any, name: str, acting: AbstractContextManager[Any]) -> Arm:
-    with acting:
+def _measure(model: Any, name: str, adapter: Adapter) -> Arm:
+    """With the adapter merged, which answers as the adapter does, and faster."""
+    merged, _ = merged_weights(model, adapter)
+    with merged.on(model):
         choices = {one: score_choices(model, load_pairs(f"demo:{one}", split="test")) for one in BEHAVIORS}
         answers = {one: score_open(model, one) for one in BEHAVIORS}
     return Arm(name, choices, answers)

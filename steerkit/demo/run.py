@@ -15,7 +15,7 @@ from steerkit.data.pairs import Pairs
 from steerkit.demo import BEHAVIORS
 from steerkit.demo.answers import OpenScore, score_open
 from steerkit.demo.choice import Choice, choose
-from steerkit.demo.imprint import BEHAVIOR, Imprint, imprint
+from steerkit.demo.imprint import BASE, BEHAVIOR, HOOK, Arm, Imprint, imprint
 from steerkit.diagnostics import Separation, separation
 from steerkit.evaluation import ChoiceScores, Sweep, random_control, sweep
 from steerkit.extraction import extract
@@ -150,8 +150,11 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
     crosses = tuple(_cross(model, behaviors[v], behaviors[m], chosen) for v in BEHAVIORS for m in BEHAVIORS)
     unsteered = {name: score_open(model, name) for name in BEHAVIORS}
     say("5/6 putting it into the weights")
+    base = Arm(BASE, {name: one.grid.unsteered for name, one in behaviors.items()}, unsteered)
+    hooked = [one for one in crosses if one.vector == BEHAVIOR]
+    hook = Arm(HOOK, {one.measured: one.scores[0] for one in hooked}, {one.measured: one.answers[0] for one in hooked})
     done = imprint(model, behaviors[BEHAVIOR].vector, layer=chosen.layer, coef=chosen.coefs[BEHAVIOR],
-                   say=lambda text: say(f"    {text}"))  # fmt: skip
+                   known=(base, hook), say=lambda text: say(f"    {text}"))  # fmt: skip
     done.tuned.save(folder / "adapters" / BEHAVIOR)
     run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, done, time.perf_counter() - started)
     say("6/6 writing the report")
