@@ -120,13 +120,18 @@ class Injected:
         """Exactly these act; what requires gradients stays as it is (peft would change it)."""
         if self._tuner is None:
             return
-        needed = [(one, one.requires_grad) for layer in self._layers for one in layer.parameters()]
+        wanted, on = list(names), bool(names)
         for layer in self._layers:
-            layer.enable_adapters(bool(names))
-            if names:
-                layer.set_adapter(list(names))
-        for parameter, needs in needed:
-            parameter.requires_grad_(needs)
+            others, off = on and list(layer.active_adapters) != wanted, bool(layer.disable_adapters)
+            if not others and off != on:
+                continue
+            needed = [(one, one.requires_grad) for one in layer.parameters()]
+            if others:
+                layer.set_adapter(wanted)
+            if off == on:
+                layer.enable_adapters(on)
+            for parameter, needs in needed:
+                parameter.requires_grad_(needs)
 
     @torch.no_grad()
     def remove(self) -> None:

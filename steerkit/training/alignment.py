@@ -102,14 +102,14 @@ def rahf(  # noqa: PLR0913 - each is a plain choice of the user
     check_start(start)
     first, second, third = preferences.split(seed=seed)
     options: dict[str, Any] = {"layers": layers, "responses": responses, "max_tokens": max_tokens, "seed": seed}
-    online_differences(model, second, _rehearsed(mode, instructions), **options)
+    rehearsed = online_differences(model, second, _rehearsed(mode, instructions), **options)
     folder = None if path is None else Path(path)
     if taught is None:
         taught = teach(model, first, mode=mode, instructions=instructions, held_out=third, lora=teach_lora,
                        fit=teach_fit, path=None if folder is None else folder / "teaching",
                        progress=progress)  # fmt: skip
     kept = _Kept(model, second, taught, start, pool, options, fit or Fit())
-    source = kept.find(None if folder is None else folder / "differences", progress=progress)
+    source = kept.find(None if folder is None else folder / "differences", like=rehearsed, progress=progress)
     distilled = distill(model, DifferenceTeacher(model, source, alpha=chosen), objective=objective, lora=lora, fit=fit,
                         path=None if folder is None else folder / "adapter", progress=progress)  # fmt: skip
     under = {name: taught.weights[name] for name in source.start}
@@ -139,12 +139,11 @@ class _Kept:
     options: Mapping[str, Any]
     fit: Fit
 
-    def find(self, path: Path | None, *, progress: bool) -> Differences | OnlineDifferences:
-        if path is None and self.pool != "global":
+    def find(self, path: Path | None, *, like: OnlineDifferences, progress: bool) -> Differences | OnlineDifferences:
+        """The differences; `like` are as many of the same size."""
+        if path is None and self.pool != "global" and not self._pays(like):
             contrast = find_contrast(self.taught, start=self.start)
-            online = online_differences(self.model, self.preferences, contrast, pool=self.pool, **self.options)
-            if not self._pays(online):
-                return online
+            return online_differences(self.model, self.preferences, contrast, pool=self.pool, **self.options)
         return collect_differences(self.model, self.preferences, taught=self.taught, start=self.start, pool=self.pool,
                                    path=path, progress=progress, **self.options)  # fmt: skip
 

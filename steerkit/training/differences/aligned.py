@@ -85,14 +85,18 @@ def align(
         raise DataError("no preferences given; give at least one")
     template = getattr(preferences, "template", None)
     contexts = _contexts([one.prompt for one in preferences], contrast, model.tokenizer, template)
+    ends = {chat: end_token(model.tokenizer, chat=chat, template=template)
+            for chat in {one.prompt.is_chat for one in preferences}}  # fmt: skip
     coin, names = Random(seed), []
     rows: dict[Tone | None, list[Sample]] = {tone: [] for tone in contexts}
     for index, one in enumerate(preferences):
-        name = one.id or str(index)
+        name, end = one.id or str(index), ends[one.prompt.is_chat]
+        prompts = {tone: some[index] for tone, some in contexts.items()}
         for word in _draw(kind, coin):
             names.append(f"{name}/{word}")
             try:
-                read = _read(contexts, index, getattr(one, word), model, template)
+                read = {tone: read_answered(prompt, getattr(one, word), model.tokenizer, end=end, template=template)
+                        for tone, prompt in prompts.items()}  # fmt: skip
                 _check(read, model)
             except DataError as error:
                 raise DataError(f"preference {name!r}, {word}: {error}") from error
@@ -116,17 +120,6 @@ def _draw(kind: Responses, coin: Random) -> tuple[str, ...]:
     if kind == "both":
         return "chosen", "rejected"
     return ("chosen" if coin.random() < 0.5 else "rejected",) if kind == "random" else (kind,)
-
-
-def _read(
-    contexts: Mapping[Tone | None, Sequence[Prompt]], index: int, said: str, model: Model, template: str | None
-) -> dict[Tone | None, Answered]:
-    chat = contexts[None][index].is_chat
-    end = end_token(model.tokenizer, chat=chat, template=template)
-    return {
-        tone: read_answered(prompts[index], said, model.tokenizer, end=end, template=template)
-        for tone, prompts in contexts.items()
-    }
 
 
 def _check(read: Mapping[Tone | None, Answered], model: Model) -> None:

@@ -96,6 +96,8 @@ class Student:
     def _teaching_logits(self, inputs: SampleBatch, targets: Targets) -> dict[str, Tensor]:
         """Log-probabilities of the model with its states set to the targets, and of the base, where they count."""
         found: dict[str, Tensor] = {}
+        if not self.objective.reads_logits:
+            return found
         wanted = {layer: targets.wanted[i] for i, layer in enumerate(self.teacher.layers)}
         with torch.no_grad(), self.attached.only(*self.teacher.start):
             if self.objective.guard:

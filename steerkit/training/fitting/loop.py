@@ -68,7 +68,7 @@ def train(
     if not parameters or count < 1:
         raise InputError(f"{len(parameters)} parameters and {count} items; give at least one of each")
     ranks = Ranks.join()
-    optimizer = torch.optim.AdamW(parameters, lr=fit.lr, weight_decay=fit.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=fit.lr, weight_decay=fit.weight_decay, fused=True)
     kept = Checkpoint(path, {**(identity or {}), "fit": fit.decisive, "items": count, "processes": ranks.size})
     rows = kept.restore(parameters, optimizer)
     ranks.agree(len(rows), on="the steps that were done before")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerkit.data.pairs import ContrastPair
+from steerkit.diagnostics.comparing import acting, base_of
 from steerkit.evaluation.choices import Scorable, score_choices
 from steerkit.evaluation.intervals import Difference
 from steerkit.evaluation.scores import ChoiceScores
@@ -86,4 +87,8 @@ def score_arms(
     Raises:
         DataError: A pair cannot be scored; see `score_choices`.
     """
-    return Arms({name: score_choices(one, pairs, batch_size=batch_size) for name, one in models.items()}, label)
+    scores = {}
+    for name, one in models.items():
+        with acting(one):  # once, and not for each batch
+            scores[name] = score_choices(base_of(one), pairs, batch_size=batch_size)
+    return Arms(scores, label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +121,19 @@ def measure_dose(
                 kl[i].append(token_divergence(logits, aim.plain, masks.scope))
         same = same and is_same_bits(adapter.on(model, scale=0).forward(batch), model.forward(batch))
     shares = (along / wanted).tolist() if wanted else [math.nan] * len(chosen)
-    scores = () if pairs is None else tuple(score_choices(adapter.on(model, scale=one), pairs) for one in chosen)
+    scores = () if pairs is None else tuple(_score(model, adapter, pairs, chosen))
     return Dose(chosen, tuple(shares), tuple(Divergence.of(one) for one in kl), scores, same)
+
+
+def _score(
+    model: HuggingFaceModel, adapter: Adapter, pairs: Sequence[ContrastPair], scales: Sequence[float]
+) -> Iterator[ChoiceScores]:
+    """What is chosen at each scale; the adapter is put in once for all."""
+    with attach(model, {"weights": adapter}) as attached:
+        for scale in scales:
+            attached.rescale("weights", scale)
+            with attached.only(*(["weights"] if scale else [])):
+                yield score_choices(model, pairs)
 
 
 def is_same_bits(one: Tensor, other: Tensor) -> bool:
