@@ -16,12 +16,14 @@ from steerkit.store.statistics import Moments
 
 
 def close(a: Any, b: Any) -> None:
+    """Within rounding of the states: other batches round otherwise, and a gap is a small difference of large states."""
     assert a.layers == b.layers
     for layer in a.layers:
         x, y = a.at(layer).double(), b.at(layer).double()
-        assert float((x - y).norm() / y.norm()) < 1e-6
+        assert float((x - y).norm()) < 1e-6 * b.meta["residual_norm"][layer]
+        assert float(y.norm()) > 1e-3 * b.meta["residual_norm"][layer]
         for name in ("gap", "residual_norm"):
-            assert a.meta[name][layer] == pytest.approx(b.meta[name][layer], rel=1e-6)
+            assert a.meta[name][layer] == pytest.approx(b.meta[name][layer], rel=2e-5)
 
 
 def place(tmp_path: Path, on_disk: bool, name: str) -> Path | None:
@@ -42,7 +44,7 @@ def test_vectors_from_statistics_are_those_from_rows(tmp_path: Path, on_disk: bo
     assert extract(summed, method).meta["pairs"] == 24
     found = summed.statistics(2)
     assert found is not None
-    torch.testing.assert_close(found.difference, plain.paired(2).difference.double().mean(0), atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(found.difference, plain.paired(2).difference.double().mean(0), atol=2e-6, rtol=1e-6)
     if keep == "statistics":
         with pytest.raises(StoreError, match="keeps statistics and no rows"):
             summed[1]

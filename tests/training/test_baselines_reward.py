@@ -75,7 +75,7 @@ def test_a_reward_model_is_a_judge_without_a_weakness_for_order() -> None:
     reward = _train(tiny())
     assert isinstance(reward, Judge)
     found = judge_pairs(reward, ["Is it?", "Is it?"], ["yes", "no"], ["no", "no"])
-    assert found.preference[1] == 0.5
+    assert found.preference[1] == pytest.approx(0.5, abs=1e-6)
     assert found.order_effect == pytest.approx(0, abs=1e-6)
     assert reward.score(["Is it?"], [""]).isfinite().all()
 
