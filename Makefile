@@ -3,7 +3,8 @@ SYSTEM_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PYTEST := $(PYTHON) -m pytest -q
+WORKERS ?= 2
+PYTEST := $(PYTHON) -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: demo test slow check fix lint types imports docs bench train-demo clean
 

@@ -11,11 +11,14 @@ import beartype  # noqa: F401 - before nnsight, whose import hook it does not ou
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+settings.register_profile("steerkit", deadline=None)  # a machine with other work is slow, not wrong
+settings.load_profile("steerkit")
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they give, above all beside other work
 
 

@@ -128,13 +128,24 @@ def test_doctor_proves_that_hooks_fire(capsys: pytest.CaptureFixture[str]) -> No
     assert "torch" in told(capsys, "doctor")["machine"]
 
 
-@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
-def test_another_backend_gives_the_same_numbers_by_the_same_words(
-    made: tuple[Path, Path], backend: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+@pytest.fixture
+def swept(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> tuple[tuple[Any, ...], Any]:
+    """The words of a sweep, and what it says through plain hooks: run once."""
     _, vector = made
     grid = ("sweep", "demo", "demo:mood", "--split", "test", "--vector", vector, "--layers", "3", "--coefs", "-0.5,0.5")
-    plain, other = told(capsys, *grid), told(capsys, *grid, "--backend", backend)
+    kept = vector.with_name("swept.json")
+    if not kept.exists():
+        kept.write_text(json.dumps(told(capsys, *grid)))
+    return grid, json.loads(kept.read_text())
+
+
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight"])
+def test_another_backend_gives_the_same_numbers_by_the_same_words(
+    made: tuple[Path, Path], swept: tuple[tuple[Any, ...], Any], backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, vector = made
+    grid, plain = swept
+    other = told(capsys, *grid, "--backend", backend)
     assert other["unsteered"]["p_matching"] == pytest.approx(plain["unsteered"]["p_matching"], abs=1e-5)
     assert [one["p_matching"] for one in other["cells"]] == pytest.approx(
         [one["p_matching"] for one in plain["cells"]], abs=1e-5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,17 @@ def test_parity_shows_every_backend(capsys: pytest.CaptureFixture[str], tmp_path
     assert (tmp_path / "parity.html").stat().st_size > 10_000
 
 
-def test_parity_takes_a_vector_pairs_and_a_precision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = tmp_path / "v.safetensors"
+def test_parity_takes_a_vector_pairs_and_a_precision(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def few(source: Any, *, split: Any) -> sk.Pairs:
+        asked.append((source, split))
+        return load_pairs(source, split=split)[:4]
+
+    load_pairs, path = sk.load_pairs, tmp_path / "v.safetensors"
+    monkeypatch.setattr(sk, "load_pairs", few)
     sk.SteeringVector(torch.randn(2, sk.load("demo").info.hidden_size), layers=[1, 2]).save(path)
     words = ("parity", "demo", "--vector", path, "--layer", "2", "--coef", "-0.5", "--pairs", "demo:mood", "--split",
              "test", "--backends", "huggingface,nnsight", "--model-dtype", "bfloat16")  # fmt: skip
@@ -27,6 +37,7 @@ def test_parity_takes_a_vector_pairs_and_a_precision(capsys: pytest.CaptureFixtu
     assert found["dtype"] == "bfloat16"
     assert "times -0.5, at resid_post of block 2" in found["setup"]
     assert {row["backend"] for row in found["rows"]} == {"huggingface", "nnsight"}
+    assert asked == [("demo:mood", "test")]
 
 
 def test_a_difference_beyond_tolerance_is_exit_code_1(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -103,14 +104,24 @@ def _forget_compiled() -> Iterator[None]:
     torch.compiler.reset()
 
 
+def with_window(architecture: str) -> HuggingFaceModel:
+    return make(architecture, **({"sliding_window": 8} if architecture == "mistral" else {}))
+
+
+@cache
+def every_prompt_written_out(architecture: str) -> list[list[list[int]]]:
+    """By scope and prompt: the same whatever the mode."""
+    model = with_window(architecture)
+    return [[written_out(model, prompt, positions) for prompt in PROMPTS] for positions in SCOPES]
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral"])
 def test_a_padded_batch_in_every_mode_is_as_written_out(architecture: str, mode: str) -> None:
-    model = make(architecture, **({"sliding_window": 8} if architecture == "mistral" else {}))
+    model = with_window(architecture)
     base = plain(model, PROMPTS).tolist()
     lengths = [model.encode(prompt).input_ids.shape[1] for prompt in PROMPTS]
-    for positions in SCOPES:
-        expected = [written_out(model, prompt, positions) for prompt in PROMPTS]
+    for positions, expected in zip(SCOPES, every_prompt_written_out(architecture), strict=True):
         found, counted = steered(model, PROMPTS, positions, **MODES[mode])
         assert found == expected != base, positions
         if mode != "uncached":
@@ -143,7 +154,7 @@ ASSISTED: dict[str, Any] = {
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
 def test_assisted_decoding_is_as_written_out(architecture: str, by: str) -> None:
     """A pass holds several tokens to be checked, and what is thrown away is cut off the cache."""
-    model = make(architecture, **({"sliding_window": 8} if architecture == "mistral" else {}))
+    model = with_window(architecture)
     options, prompt = ASSISTED[by](), "ababab the sea the sea the"
     base, length = plain(model, [prompt]).tolist(), model.encode(prompt).input_ids.shape[1]
     checked, moved = 0, 0
@@ -168,15 +179,27 @@ def test_a_model_that_drafts_by_its_own_first_blocks_is_steered_in_both() -> Non
         assert found == [written_out(model, prompt, positions)]
 
 
-@pytest.mark.parametrize("mode", ["cached", "static cache", "static cache, compiled", "prefill by 4"])
-def test_beams_are_those_of_a_search_without_a_cache(mode: str) -> None:
-    model, options = make(), {"num_beams": 3, "num_return_sequences": 2}
+BEAMS = {"num_beams": 3, "num_return_sequences": 2}
+
+
+@cache
+def beams_without_a_cache() -> list[list[list[int]]]:
+    """By scope: the beams of each prompt alone."""
+    model, by_scope = make(), []
     for positions in SCOPES:
-        found, counted = steered(model, PROMPTS, positions, **options, **MODES[mode])
-        expected = []
+        found: list[list[int]] = []
         for prompt in PROMPTS:
             with by_hand(model, model.encode(prompt).input_ids.shape[1], positions):
-                expected += plain(model, [prompt], **options, use_cache=False).tolist()
+                found += plain(model, [prompt], **BEAMS, use_cache=False).tolist()
+        by_scope.append(found)
+    return by_scope
+
+
+@pytest.mark.parametrize("mode", ["cached", "static cache", "static cache, compiled", "prefill by 4"])
+def test_beams_are_those_of_a_search_without_a_cache(mode: str) -> None:
+    model = make()
+    for positions, expected in zip(SCOPES, beams_without_a_cache(), strict=True):
+        found, counted = steered(model, PROMPTS, positions, **BEAMS, **MODES[mode])
         assert found == expected, positions
         lengths = [model.encode(prompt).input_ids.shape[1] for prompt in PROMPTS]
         assert counted == 3 * sum(len(chosen(positions, n, n + NEW - 1)) for n in lengths)
