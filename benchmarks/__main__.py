@@ -20,7 +20,7 @@ def main() -> int:
         for line in part.run():
             print(*line.row(), sep=" | ", file=sys.stderr, flush=True)
             results.append(line)
-    table = Table(title="Ratios, median of several runs in turns (one thread)")
+    table = Table(title="Ratios, median of several runs in turns (one thread, where none is named)")
     for name in ("what", "ratio", "spread", "aim", "met", "runs"):
         table.add_column(name)
     for result in results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,11 +53,15 @@ def _push(delta: torch.Tensor, *, first: int) -> Callable[..., torch.Tensor]:
     return add
 
 
-def run(*, runs: int = 5) -> Iterator[Ratio]:
-    """16 layers, 120-token prompts, 5 coefficients, all 80 cells."""
-    for width, vocabulary in SIZES:
-        model, items = llama(layers=LAYERS, hidden=width, vocab=vocabulary), choices(ITEMS, tokens=TOKENS)
-        yield from _of(model, items, runs=runs)
+def run(*, runs: int = 3) -> Iterator[Ratio]:
+    """16 layers, 120-token prompts, 5 coefficients, all 80 cells; on one thread and on all of them."""
+    before = torch.get_num_threads()
+    for threads in sorted({1, os.cpu_count() or 1}):
+        torch.set_num_threads(threads)
+        for width, vocabulary in SIZES:
+            model, items = llama(layers=LAYERS, hidden=width, vocab=vocabulary), choices(ITEMS, tokens=TOKENS)
+            yield from _of(model, items, runs=runs)
+    torch.set_num_threads(before)
 
 
 def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) -> Iterator[Ratio]:
@@ -77,6 +82,7 @@ def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) ->
 
     _agree(packed(), naive(), items[0])
     size = f"{model.info.num_layers} x {model.info.hidden_size}, vocabulary {model.hf.config.vocab_size}"
+    size += f", threads {torch.get_num_threads()}"
     one = ratio(f"sweep, {size}: one forward per cell / packed", packed, naive, runs=runs, inverse=True)
     scaled = [value * len(items) for value in (one.value, one.low, one.high)]
     yield Ratio(one.name, *scaled, ">= 100", scaled[0] >= 100, runs)

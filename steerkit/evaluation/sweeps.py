@@ -1,4 +1,4 @@
-"""A layer by coefficient sweep: every cell of the grid, for about the price of two forward passes a question."""
+"""A layer by coefficient sweep: every cell of the grid, for about the price of one forward pass a question."""
 
 from __future__ import annotations
 
