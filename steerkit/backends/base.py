@@ -39,7 +39,6 @@ class ModelInfo:
         context: The most tokens it can take; `None` where it sets no limit.
         window: Length of the sliding attention window, where some layer has one.
         packs: Whether it takes masks of its own for rows that hold several continuations.
-        joins: Whether columns can join a pass at a later block; see `Joining`.
         quantization: Who quantized the weights and to what, such as `"bitsandbytes 4bit"`; empty where nobody did.
         lacks: The sites that some blocks do not have, with these blocks.
         revision: Of the hub, where one was given.
@@ -59,7 +58,6 @@ class ModelInfo:
     context: int | None = None
     window: int | None = None
     packs: bool = True
-    joins: bool = False
     quantization: str = ""
     lacks: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
     revision: str = ""
@@ -134,7 +132,7 @@ class Batch:
         position: Absolute position of each token; -1 for padding.
         prompt_length: Tokens of each row's prompt template.
         mask: Which column may see which, where that is not the plain causal rule (a packed batch).
-        joining: Columns that are not there from the first block on, for a model that `joins`.
+        joining: Columns that are not there from the first block on, for a backend that `joins`.
     """
 
     input_ids: Int[Tensor, "batch pos"]

@@ -71,9 +71,8 @@ class CausalModel(ABC):
         self.tokenizer = tokenizer
         self.parts = self._find_parts()
         self.info: ModelInfo = describe(
-            hf, tokenizer, self.parts, name=name, revision=revision, device=str(self.device), fingerprint=fingerprint,
-            joins=self.joins,
-        )  # fmt: skip
+            hf, tokenizer, self.parts, name=name, revision=revision, device=str(self.device), fingerprint=fingerprint
+        )
         self._takes = _names(hf.forward)
         self._passes = PassCounter(hf, self.parts.decoder)
         self._taps = self._make_taps()

@@ -21,15 +21,7 @@ SAMPLE = 64
 
 
 def describe(
-    hf: Any,
-    tokenizer: Any,
-    parts: Parts,
-    *,
-    name: str,
-    revision: str,
-    device: str,
-    fingerprint: str = "",
-    joins: bool = False,
+    hf: Any, tokenizer: Any, parts: Parts, *, name: str, revision: str, device: str, fingerprint: str = ""
 ) -> ModelInfo:
     """Everything steerkit must know about a transformers model.
 
@@ -41,7 +33,6 @@ def describe(
         revision: Of the hub.
         device: Where tokens are fed.
         fingerprint: Of its weights, where they were hashed before; without it they are hashed now.
-        joins: Whether who runs the model lets columns join at a later block.
     """
     config = hf.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None)
@@ -59,7 +50,6 @@ def describe(
         context=None if context is None else int(context),
         window=None if window is None else int(window),
         packs=parts.layout.packs and takes_masks(hf.config),
-        joins=joins and parts.layout.packs and takes_masks(hf.config),
         lacks=_lacks(parts),
         quantization=_quantization(hf.config),
         revision=revision,

@@ -31,7 +31,7 @@ def packed_logits(
         questions: Questions whose tails are equally long.
         variants: By layer, the lowest first; the unsteered one before them.
         site: Where in the block the shift is added.
-        joined: Each tail joins at its layer, for a model that `joins`; else all are there from the first block on.
+        joined: Each tail joins at its layer, for a backend that `joins`; else all are there from the first block on.
     """
     steered_only = joined and variants[0].layer is not None
     cells = [UNSTEERED, *variants] if steered_only else list(variants)

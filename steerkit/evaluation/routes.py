@@ -72,7 +72,7 @@ def choose_route(
         reason = f"the attention window of {model.info.window} is shorter than the longest question, {longest} tokens"
     else:
         allowed = TOLERANCE.get(model.info.dtype, 1e-4)
-        for joined in (True, False) if model.info.joins else (False,):
+        for joined in (True, False) if getattr(model, "joins", False) else (False,):
             try:
                 error = packing_error(model, questions[0], variants, site=site, joined=joined)
             except SteerkitError:

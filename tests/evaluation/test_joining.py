@@ -38,7 +38,7 @@ def test_joined_tails_predict_what_whole_ones_do(architecture: str) -> None:
     model = tiny(architecture)
     questions = read_questions(letter_pairs()[:3], model.tokenizer, model.info)
     if not can_pack(model.info, length=max(len(one.shared) for one in questions)):
-        assert not model.info.joins or model.info.window is not None
+        assert not model.info.packs or model.info.window is not None
         return
     for site in SITES:
         if len(model.info.layers_at(site)) < 4:
@@ -133,7 +133,7 @@ def test_other_backends_pack_without_joining(backend: str) -> None:
     from steerkit.backends.loading import load
 
     model = load(tiny().hf, tokenizer=tiny().tokenizer, backend=backend)
-    assert not model.info.joins
+    assert not model.joins
     grid = sweep(model, vector(), letter_pairs()[:2], coefs=(1,))
     assert grid.path == "packed"
     assert (grid.items - sweep(tiny(), vector(), letter_pairs()[:2], coefs=(1,)).items).abs().max() < 1e-5
