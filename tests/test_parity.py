@@ -64,7 +64,9 @@ def test_each_backend_is_held_against_the_attention_that_it_runs() -> None:
     apart = [row for row in found.of("huggingface") if row.kind == "for comparison"]
     assert [row.quantity for row in apart] == ["logits", "states", "steered logits", "greedy answers"]
     assert all(0 < (row.difference or 0) < 1e-5 for row in apart)
-    assert {row.difference for row in found.of("transformer_lens")} == {0.0}
+    cells = "sweep cells"  # tails join at their layers with plain hooks alone: other shapes, other rounding
+    assert {row.difference for row in found.of("transformer_lens") if row.quantity != cells} == {0.0}
+    assert all(row.difference < 1e-5 for row in found.of("transformer_lens") if row.quantity == cells)
     assert attention_of(model) == "sdpa"
 
 
