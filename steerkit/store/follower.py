@@ -16,7 +16,10 @@ from steerkit.store.workers import Span, Worker
 class Follower(Protocol):
     """What else is kept of every shard, such as running statistics. It is called shard by shard, by one thread."""
 
-    moments: dict[int, Moments]
+    @property
+    def moments(self) -> Mapping[int, Moments]:
+        """What it comes to, by layer."""
+        ...
 
     def begin(self, folder: Folder | None, manifest: Mapping[str, Any], worker: Worker) -> None:
         """The store lies there (`None`: in memory): take up what was kept of it before."""

@@ -55,13 +55,12 @@ class WriterLock:
         try:
             self._make_folder()
             self._take()
-        except OSError as error:
+            return self
+        except BaseException as error:
             self.__exit__()
+            if not isinstance(error, OSError):
+                raise
             raise StoreError(f"cannot write {self._folder}: {error}; give a folder that can be written") from error
-        except StoreError:
-            self.__exit__()
-            raise
-        return self
 
     def _make_folder(self) -> None:
         missing = [one for one in (self._folder, *self._folder.parents) if not one.exists()]
@@ -115,18 +114,23 @@ class WriterLock:
         self, kind: type[BaseException] | None = None, error: BaseException | None = None, _: object = None
     ) -> None:
         """Let go, and leave nothing: the file goes while it is still locked, so nobody can take a lock on a ghost."""
-        self.failed = self.failed or error
-        if self._lock.is_locked:
-            with suppress(OSError):
-                if self.failed is not None and self._worker.world > 1:
-                    self.say(failed=f"{type(self.failed).__name__}: {self.failed}")
-                else:
-                    self._note.unlink(missing_ok=True)
-                self._file.unlink(missing_ok=True)
+        try:
+            self.failed = self.failed or error
+            if self._lock.is_locked:
+                self._remove_files()
+        finally:
             self._lock.release()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
+
+    def _remove_files(self) -> None:
+        with suppress(OSError):
+            if self.failed is not None and self._worker.world > 1:
+                self.say(failed=f"{type(self.failed).__name__}: {self.failed}")
+            else:
+                self._note.unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
 
 
 def lock_owners(folder: Path) -> list[Worker]:

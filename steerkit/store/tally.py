@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -24,10 +25,29 @@ PATIENCE = 9
 """Writing takes at most one part in ten of the time: a file is written again after nine times what it took."""
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Which shards are counted, and what they come to; never changed, so the two always belong together.
+
+    Args:
+        spans: The shards.
+        moments: Of their rows, by layer.
+    """
+
+    spans: frozenset[Span] = frozenset()
+    moments: Mapping[int, Moments] = field(default_factory=dict)
+
+    def plus(self, span: Span, new: Mapping[int, Moments]) -> Counted:
+        """With one more shard."""
+        merged = {layer: self.moments[layer].merge(one) if self.spans else one for layer, one in new.items()}
+        return Counted(self.spans | {span}, merged)
+
+
 class Tally:
     """The statistics of one worker's shards, gone on with where it stopped; a follower of `StoreWriter`.
 
-    A file holds exactly the shards that its header lists, so that none is counted twice or forgotten.
+    A file holds exactly the shards that its header lists, so that none is counted twice or forgotten, whenever the
+    work is interrupted.
 
     Args:
         keep: How much is kept.
@@ -38,11 +58,14 @@ class Tally:
         self._folder: Folder | None = None
         self._manifest: Mapping[str, Any] = {}
         self._name = ""
-        self._own: set[Span] = set()
         self._elsewhere: set[Span] = set()
-        self.moments: dict[int, Moments] = {}
+        self._counted = self._written = Counted()
         self._next = float("-inf")
-        self._saved = True
+
+    @property
+    def moments(self) -> Mapping[int, Moments]:
+        """What was counted so far, by layer."""
+        return self._counted.moments
 
     def begin(self, folder: Folder | None, manifest: Mapping[str, Any], worker: Worker) -> None:
         """Take up what was kept of a store before.
@@ -52,14 +75,12 @@ class Tally:
         """
         self._folder, self._manifest = folder, manifest
         self._name = f"{FOLDER}/{worker}.safetensors"
-        self._own, self._elsewhere, self.moments = set(), set(), {}
-        if folder is None:
-            return
-        everything = spans(2 * manifest["pairs"], manifest["rows_per_shard"])
-        if self._name in statistics_files(folder):
+        there = Counted()
+        if folder is not None and self._name in statistics_files(folder):
             file = StatisticsFile(folder, self._name, manifest)
-            self._own = set(covered(file.rows, everything))
-            self.moments = {layer: file.layer(layer) for layer in manifest["layers"]}
+            whole = covered(file.rows, spans(2 * manifest["pairs"], manifest["rows_per_shard"]))
+            there = Counted(frozenset(whole), {layer: file.layer(layer) for layer in manifest["layers"]})
+        self._counted = self._written = there
         self.refresh()
 
     def refresh(self) -> None:
@@ -77,7 +98,7 @@ class Tally:
 
     def has(self, span: Span) -> bool:
         """Whether a shard is in them, or in those of another worker."""
-        return span in self._own or span in self._elsewhere
+        return span in self._counted.spans or span in self._elsewhere
 
     def put(self, span: Span, rows: Mapping[int, Tensor], offsets: Tensor | None = None) -> None:
         """Count a shard's rows, unless they were counted before, and write the file when it is time.
@@ -88,24 +109,24 @@ class Tally:
         assert offsets is None, "statistics are of one row a side"
         if self.has(span):
             return
+        new = {}
         for layer, values in rows.items():
             both = values.reshape(-1, 2, values.shape[-1])
-            new = Moments.of(Paired(both[:, 0].float(), both[:, 1].float()), keep=self._keep)
-            self.moments[layer] = self.moments[layer].merge(new) if layer in self.moments else new
-        self._own.add(span)
-        self._saved = False
+            new[layer] = Moments.of(Paired(both[:, 0].float(), both[:, 1].float()), keep=self._keep)
+        self._counted = self._counted.plus(span, new)
         if time.monotonic() >= self._next:
             self.finish()
 
     def finish(self) -> None:
         """Write the file, if something came to it."""
-        if self._folder is None or self._saved:
+        counted = self._counted
+        if self._folder is None or counted is self._written:
             return
         start = time.monotonic()
-        tensors = {f"layer.{n}.{name}": one for n, m in self.moments.items() for name, one in m.tensors().items()}
-        head = {"store": identity(self._manifest), "rows": runs(self._own)}
+        tensors = {f"layer.{n}.{name}": one for n, m in counted.moments.items() for name, one in m.tensors().items()}
+        head = {"store": identity(self._manifest), "rows": runs(counted.spans)}
         self._folder.write(self._name, [seal_tensors(tensors, head)])
-        self._saved = True
+        self._written = counted
         self._next = time.monotonic() + PATIENCE * (time.monotonic() - start)
 
 

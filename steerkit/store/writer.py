@@ -90,23 +90,27 @@ class StoreWriter:
             StoreError: Another process writes there; files that are not a store lie there; its manifest is damaged; or
                 the folder cannot be written.
         """
-        if self.folder is None:
+        try:
+            if self.folder is not None:
+                self._enter(self.folder)
             self._background.start()
             return self
-        try:
-            check_folder(self.folder)
-            with self._open:
-                if self.folder.local is not None and self._locked:
-                    self.lock = self._open.enter_context(WriterLock(self.folder.local, self.worker))
-                self.look()
-                clear_drafts(self.folder, self.worker, self.spans)
-                if self.follower is not None and self.stored is not None:
-                    self.follower.begin(self.folder, self.stored, self.worker)
-                self._open = self._open.pop_all()
-        except OSError as error:
+        except BaseException as error:
+            self._open.__exit__(type(error), error, error.__traceback__)  # the lock's note tells the others why
+            if self.folder is None or not isinstance(error, OSError):
+                raise
             raise StoreError(f"cannot write {self.folder.path}: {error}; give a folder that can be written") from error
-        self._background.start()
-        return self
+
+    def _enter(self, folder: Folder) -> None:
+        check_folder(folder)
+        if folder.local is not None and self._locked:
+            self.lock = WriterLock(folder.local, self.worker)
+            self._open.push(self.lock)  # before it is taken: it lets go of what it has, also of nothing
+            self.lock.__enter__()
+        self.look()
+        clear_drafts(folder, self.worker, self.spans)
+        if self.follower is not None and self.stored is not None:
+            self.follower.begin(folder, self.stored, self.worker)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         with self._open:
