@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from steerkit.adapters import Adapter
 from steerkit.data.loading import load_pairs, load_questions
-from steerkit.data.preferences import load_preferences
 from steerkit.demo import BEHAVIORS
-from steerkit.demo.answers import OpenScore, score_open
-from steerkit.demo.preferences import BAD, GOOD
-from steerkit.evaluation import ChoiceScores, score_choices
-from steerkit.evaluation.intervals import Difference
+from steerkit.demo.arms import Arm
 from steerkit.tables import Cell, Table, Tabular
-from steerkit.training.alignment import rahf
 from steerkit.training.distilling.distillation import distill
 from steerkit.training.distilling.distilled import Distilled
-from steerkit.training.fitting.fit import Fit
-from steerkit.training.rahf_report import Rahf
-from steerkit.training.teaching.course import teach
-from steerkit.training.teaching.instructions import Instructions
-from steerkit.training.verifying.merging import merged_weights
 from steerkit.training.verifying.verification import Verification
 from steerkit.vectors import SteeringVector
 
 BEHAVIOR = "sycophancy"
 SIDES = 64
 QUESTIONS = 64
-TEACH = Fit(steps=60, lr=2e-3, batch=8, schedule="linear", warmup=0.1)
-DISTIL = Fit(steps=100, lr=1e-3, batch=16)
-SMOOTHING: Mapping[str, float] = {"none": 0.0, "scit": 0.2, "dual": 0.0}
-"""As in RAHF's code: it ends the push for ever larger margins, which took the mood along."""
-LAYERS: Mapping[str, Sequence[int] | None] = {"none": None, "scit": (3, 4), "dual": None}
-"""Of SCIT, strength and layers were chosen on training topics: the least mood moved, for what own answers moved."""
-ALPHA: Mapping[str, float] = {"none": 5.0, "scit": 3.5, "dual": 1.0}
-MODES: Mapping[Literal["none", "scit", "dual"], str] = {"none": "LORRA", "scit": "RAHF-SCIT", "dual": "RAHF-Dual"}
 BASE, HOOK, LORA = "base", "hook", "distilled vector"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to change the model, and what it does to each behavior on held-out topics.
-
-    Args:
-        name: What it is called.
-        choices: p(matching) by behavior.
-        answers: Sampled open answers by behavior.
-    """
-
-    name: str
-    choices: Mapping[str, ChoiceScores]
-    answers: Mapping[str, OpenScore]
-
-    def moved(self, base: Arm, behavior: str) -> Difference:
-        """How far p(matching) moved from the base's, pair by pair."""
-        return self.choices[behavior].minus(base.choices[behavior])
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,46 +66,17 @@ class Imprint(Tabular):
         return Table(columns, self.rows(), title)
 
 
-def imprint(
-    model: Any, vector: SteeringVector, *, layer: int, coef: float, known: Sequence[Arm], say: Callable[[str], None]
-) -> Imprint:
-    """Distil the vector with `-coef`, align the model by preferences, and measure each on held-out topics.
+def distil(model: Any, vector: SteeringVector, *, layer: int, coef: float) -> tuple[Distilled, Verification]:
+    """Distil the vector with `-coef` into LoRA weights, and verify them on held-out topics.
 
     Args:
         model: The embedded model.
         vector: That of sycophancy.
         layer: Where it is added.
         coef: Its strength.
-        known: The base and the hook with `-coef`, as they were measured before.
-        say: Told what is being done.
     """
-    say("distilling the sycophancy vector into LoRA weights")
     pairs = load_pairs(f"demo:{BEHAVIOR}", split="train")[:SIDES]
     questions = load_questions(f"demo:{BEHAVIOR}", split="train")[:QUESTIONS]
     tuned = distill(model, vector, prompts=[*pairs, *questions], layer=layer, coef=-coef, progress=False)
     held_out = load_pairs(f"demo:{BEHAVIOR}", split="test")
-    verified = tuned.verify(prompts=load_questions(f"demo:{BEHAVIOR}", split="test")[:16], pairs=held_out)
-    arms = [*known, _measure(model, LORA, tuned.adapter)]
-    for mode, name in MODES.items():
-        say(f"aligning by preferences: {name}")
-        arms.append(_measure(model, name, _align(model, mode).adapter))
-    return Imprint(tuned, verified, tuple(arms))
-
-
-def _align(model: Any, mode: Literal["none", "scit", "dual"]) -> Rahf:
-    preferences = load_preferences("demo", split="train")
-    told = None if mode == "dual" else Instructions(GOOD, BAD)
-    first, _, _ = preferences.split()
-    taught = teach(model, first, mode=mode, instructions=told, smoothing=SMOOTHING[mode],
-                   held_out=None, fit=TEACH, progress=False)  # fmt: skip
-    return rahf(model, preferences, mode=mode, alpha=ALPHA[mode], layers=LAYERS[mode], taught=taught,
-                fit=DISTIL, progress=False)  # fmt: skip
-
-
-def _measure(model: Any, name: str, adapter: Adapter) -> Arm:
-    """With the adapter merged, which answers as the adapter does, and faster."""
-    merged, _ = merged_weights(model, adapter)
-    with merged.on(model):
-        choices = {one: score_choices(model, load_pairs(f"demo:{one}", split="test")) for one in BEHAVIORS}
-        answers = {one: score_open(model, one) for one in BEHAVIORS}
-    return Arm(name, choices, answers)
+    return tuned, tuned.verify(prompts=load_questions(f"demo:{BEHAVIOR}", split="test")[:16], pairs=held_out)

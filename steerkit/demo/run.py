@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from steerkit.backends.loading import load
 from steerkit.data.loading import load_pairs
 from steerkit.data.pairs import Pairs
 from steerkit.demo import BEHAVIORS
+from steerkit.demo.aligning import aligning
 from steerkit.demo.answers import OpenScore, score_open
+from steerkit.demo.arms import Arm, measure
 from steerkit.demo.choice import Choice, choose
-from steerkit.demo.imprint import BASE, BEHAVIOR, HOOK, Arm, Imprint, imprint
+from steerkit.demo.imprint import BASE, BEHAVIOR, HOOK, LORA, Imprint, distil
 from steerkit.diagnostics import Separation, separation
 from steerkit.evaluation import ChoiceScores, Sweep, random_control, sweep
 from steerkit.extraction import extract
@@ -139,23 +141,25 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
     started, folder = time.perf_counter(), Path(folder)
     say = _narrator(progress)
     model = load(source, dtype="float32")
-    say(f"1/6 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
-    found = {name: _extract(model, name, folder) for name in BEHAVIORS}
-    say("2/6 choosing a layer and strengths on training topics")
-    chosen = choose(model, {name: vector for name, (vector, _) in found.items()},
-                    {name: pairs for name, (_, pairs) in found.items()})  # fmt: skip
-    say(f"3/6 sweeping every layer on held-out topics (chosen: layer {chosen.layer})")
-    behaviors = {name: _measure(model, name, found[name][0], chosen) for name in BEHAVIORS}
-    say("4/6 answering open questions, steered and not")
-    crosses = tuple(_cross(model, behaviors[v], behaviors[m], chosen) for v in BEHAVIORS for m in BEHAVIORS)
-    unsteered = {name: score_open(model, name) for name in BEHAVIORS}
-    say("5/6 putting it into the weights")
-    base = Arm(BASE, {name: one.grid.unsteered for name, one in behaviors.items()}, unsteered)
-    hooked = [one for one in crosses if one.vector == BEHAVIOR]
-    hook = Arm(HOOK, {one.measured: one.scores[0] for one in hooked}, {one.measured: one.answers[0] for one in hooked})
-    done = imprint(model, behaviors[BEHAVIOR].vector, layer=chosen.layer, coef=chosen.coefs[BEHAVIOR],
-                   known=(base, hook), say=lambda text: say(f"    {text}"))  # fmt: skip
-    done.tuned.save(folder / "adapters" / BEHAVIOR)
+    folder.mkdir(parents=True, exist_ok=True)
+    with aligning(source, folder / "adapters") as beside:
+        say(f"1/6 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
+        found = {name: _extract(model, name, folder) for name in BEHAVIORS}
+        say("2/6 choosing a layer and strengths on training topics")
+        chosen = choose(model, {name: vector for name, (vector, _) in found.items()},
+                        {name: pairs for name, (_, pairs) in found.items()})  # fmt: skip
+        say(f"3/6 sweeping every layer on held-out topics (chosen: layer {chosen.layer})")
+        behaviors = {name: _measure(model, name, found[name][0], chosen) for name in BEHAVIORS}
+        say("4/6 answering open questions, steered and not")
+        crosses = tuple(_cross(model, behaviors[v], behaviors[m], chosen) for v in BEHAVIORS for m in BEHAVIORS)
+        unsteered = {name: score_open(model, name) for name in BEHAVIORS}
+        say("5/6 putting it into the weights: distilling the vector, aligning by preferences beside it")
+        vector, coef = behaviors[BEHAVIOR].vector, chosen.coefs[BEHAVIOR]
+        tuned, verified = distil(model, vector, layer=chosen.layer, coef=coef)
+        tuned.save(folder / "adapters" / BEHAVIOR)
+        arms = [*_known(behaviors, unsteered, crosses), measure(model, LORA, tuned.adapter)]
+        arms += [measure(model, name, adapter) for name, adapter in beside.adapters()]
+    done = Imprint(tuned, verified, tuple(arms))
     run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, done, time.perf_counter() - started)
     say("6/6 writing the report")
     write_report(run)
@@ -197,3 +201,13 @@ def _cross(model: Any, steering: Behavior, measured: Behavior, chosen: Choice) -
     ends = [score_open(model, measured.name, vector=steering.vector, layer=chosen.layer, coef=c) for c in (-coef, coef)]
     low, high = (grid.at(layer=chosen.layer, coef=c) for c in (-coef, coef))
     return Cross(steering.name, measured.name, (low, high), (ends[0], ends[1]))
+
+
+def _known(
+    behaviors: Mapping[str, Behavior], unsteered: Mapping[str, OpenScore], crosses: Sequence[Cross]
+) -> tuple[Arm, Arm]:
+    """The base and the hook with a negative coefficient, as they were measured before."""
+    hooked = [one for one in crosses if one.vector == BEHAVIOR]
+    base = Arm(BASE, {name: one.grid.unsteered for name, one in behaviors.items()}, unsteered)
+    hook = Arm(HOOK, {one.measured: one.scores[0] for one in hooked}, {one.measured: one.answers[0] for one in hooked})
+    return base, hook

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import steerkit as sk
+from steerkit.demo.aligning import ALPHA, DISTIL, LAYERS, SMOOTHING, TEACH
 from steerkit.demo.answers import OpenScore, score_open
-from steerkit.demo.imprint import ALPHA, DISTIL, LAYERS, SMOOTHING, TEACH
 from steerkit.demo.preferences import BAD, GOOD
 from steerkit.evaluation.scores import ChoiceScores
 from steerkit.training.alignment import rahf
