@@ -55,6 +55,8 @@ class Lora:
             raise InputError(f"alpha={self.alpha!r} is not valid; give a finite number other than 0")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout!r} is not valid; give a share from 0 to below 1")
+        if isinstance(self.blocks, range):  # checkpoints keep the form as JSON, which knows no range
+            object.__setattr__(self, "blocks", tuple(self.blocks))
 
     def config(self, model: HuggingFaceModel, *, blocks: Sequence[int] | None = None) -> LoraConfig:
         """The configuration of peft for a model.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -191,6 +193,14 @@ def test_gradients_reach_the_student_through_run():
 def test_a_form_that_cannot_be(given, said):
     with pytest.raises(InputError, match=said):
         Lora(**given).config(tiny(), blocks=[0, 1])
+
+
+def test_blocks_may_be_a_range():
+    model = tiny()
+    form = Lora(blocks=range(2))
+    assert form == Lora(blocks=(0, 1))
+    assert form.config(model).layers_to_transform == [0, 1]
+    assert json.loads(json.dumps(asdict(form)))["blocks"] == [0, 1]
 
 
 @pytest.mark.usefixtures("as_user")
