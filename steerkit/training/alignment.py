@@ -11,7 +11,7 @@ from steerkit.adapters import Adapted, Adapter, FullWeights, Lora
 from steerkit.backends.huggingface import HuggingFaceModel
 from steerkit.data.preference_sets import Preferences
 from steerkit.errors import InputError
-from steerkit.training.differences.aligned import Responses
+from steerkit.training.differences.aligned import Responses, Span
 from steerkit.training.differences.collecting import collect_differences
 from steerkit.training.differences.contrasts import Contrast, Reading, Start, check_start, find_contrast
 from steerkit.training.differences.difference_teacher import DifferenceTeacher, check_alpha
@@ -45,6 +45,7 @@ def rahf(  # noqa: PLR0913 - each is a plain choice of the user
     taught: Taught | None = None,
     start: Start = "taught",
     responses: Responses | None = None,
+    positions: Span = "response",
     max_tokens: int | None = None,
     pool: Pool = "token",
     objective: Objective | None = None,
@@ -74,6 +75,8 @@ def rahf(  # noqa: PLR0913 - each is a plain choice of the user
         taught: What `teach` gave before; the first part is then not used.
         start: The student begins as the taught model (as in RAHF), or as the plain one: `"base"`.
         responses: Which answers are read; left out, both for DUAL, else one of each preference by a coin.
+        positions: Which tokens have a target: an answer's own (as in RAHF), or with `"generation"` the last token of
+            the prompt as well, as in `Steer.add`. What an answer begins with is decided there.
         max_tokens: The most tokens of an answer that have a target; left out, 64 for DUAL, else all.
         pool: Each token's own difference, or the mean of its answer or of all.
         objective: What counts in the distillation.
@@ -101,7 +104,8 @@ def rahf(  # noqa: PLR0913 - each is a plain choice of the user
     check_pool(pool)
     check_start(start)
     first, second, third = preferences.split(seed=seed)
-    options: dict[str, Any] = {"layers": layers, "responses": responses, "max_tokens": max_tokens, "seed": seed}
+    options: dict[str, Any] = {"layers": layers, "responses": responses, "positions": positions,
+                               "max_tokens": max_tokens, "seed": seed}  # fmt: skip
     rehearsed = online_differences(model, second, _rehearsed(mode, instructions), **options)
     folder = None if path is None else Path(path)
     if taught is None:

@@ -47,6 +47,7 @@ def collect(given: Any = None, **changes: Any) -> Any:
         ({"dtype": "int8"}, InputError, "bfloat16"),
         ({"keep_base": "yes"}, InputError, "True or False"),
         ({"responses": "best"}, InputError, "chosen"),
+        ({"positions": "all"}, InputError, "'response', 'generation'"),
         ({"max_tokens": 0}, InputError, "max_tokens"),
         ({"max_tokens": 2.5}, InputError, "max_tokens"),
         ({"batch_tokens": 0}, InputError, "batch_tokens"),

@@ -13,6 +13,7 @@ from steerkit.adapters import attach
 from steerkit.data.chat import Prompt
 from steerkit.data.encoding import encode
 from steerkit.data.preference_items import Preference
+from steerkit.errors import DataError
 from steerkit.training.differences.aligned import align
 from steerkit.training.differences.contrasts import find_contrast
 from steerkit.training.differences.online_differences import OnlineDifferences
@@ -106,6 +107,34 @@ def test_only_the_responses_own_tokens_are_in_scope(most: int | None) -> None:
             assert model.tokenizer.decode(chosen).replace(" ", "") == wanted.replace(" ", "")
             assert sample.scope.index(True) >= sample.prompt_length
             assert all(sample.scope[sample.scope.index(True) :])
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_generation_takes_in_the_token_on_which_the_response_is_decided(most: int | None) -> None:
+    options: dict[str, Any] = {"responses": "both", "max_tokens": most}
+    own, longer = (align(preferences(), lorra(), tiny(), positions=p, **options) for p in ("response", "generation"))
+    for tone, samples in longer.views.items():
+        for short, sample in zip(own.views[tone], samples, strict=True):
+            assert sample.ids == short.ids
+            assert sample.inside == short.inside + 1
+            assert sample.scope.index(True) == short.scope.index(True) - 1 == sample.prompt_length - 1
+
+
+def test_differences_at_generation_are_those_of_the_response_and_one_before() -> None:
+    short, longer = online(), online(positions="generation")
+    some, more = take(short), take(longer)
+    counts = longer.counts(EVERY)
+    kept = torch.cat([torch.arange(count) > 0 for count in counts])
+    torch.testing.assert_close(more.shift[:, kept], some.shift)
+    torch.testing.assert_close(more.base[:, kept], some.base)
+    assert int((~kept).sum()) == len(EVERY)
+    assert bool((more.shift[:, ~kept].norm(dim=-1) > 0).all())
+
+
+def test_the_token_before_the_response_must_be_the_same_in_every_prompt() -> None:
+    given = [Preference(Prompt(""), "Yes", "No", id="q")]
+    with pytest.raises(DataError, match=r"'q'.*last token before the response.*positions='response'"):
+        align(given, lorra(), tiny(), responses="chosen", positions="generation")
 
 
 def test_the_same_response_follows_every_prompt() -> None:

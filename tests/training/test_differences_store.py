@@ -114,6 +114,7 @@ def test_an_interrupted_collection_goes_on_to_the_same_bytes(tmp_path: Path, mon
         ({"dtype": "bfloat16"}, "dtype"),
         ({"max_tokens": 2}, "max_tokens"),
         ({"responses": "chosen"}, "contrast.responses"),
+        ({"positions": "generation"}, "contrast.positions"),
         ({"pool": "example"}, "contrast.pool"),
         ({"keep_base": False}, "contrast.keep_base"),
         ({"site": "mlp_out"}, "site"),

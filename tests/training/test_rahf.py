@@ -134,6 +134,7 @@ def test_margins_are_those_of_each_answer_alone() -> None:
         ({"layers": [9]}, LayerError, "4 blocks"),
         ({"layers": "0,2,1"}, LayerError, "embeddings"),
         ({"responses": "best"}, InputError, "responses"),
+        ({"positions": "all"}, InputError, "positions"),
         ({"max_tokens": -1}, InputError, "max_tokens"),
         ({"instructions": Instructions("Be glad. " * 80, "Be grim. " * 80)}, DataError, "context"),
     ],

@@ -17,11 +17,13 @@ from steerkit.training.teaching.instructions import Tone
 
 Responses = Literal["random", "both", "chosen", "rejected"]
 """Which response of each preference is read: one drawn by a coin, both one after the other, or always the same one."""
+Span = Literal["response", "generation"]
+"""Which tokens are read: the response's own, or also the one before them, on which its first is decided."""
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Responses as samples, by the instruction before them; row `i` of each has the same response tokens in scope.
+    """Responses as samples, by the instruction before them; row `i` of each has the same tokens in scope.
 
     Args:
         names: What each response is called.
@@ -49,25 +51,38 @@ def default_responses(mode: str) -> Responses:
     return "both" if mode == "dual" else "random"
 
 
+def check_span(positions: str) -> None:
+    """Refuse positions that differences cannot be read at.
+
+    Raises:
+        InputError: It is another word.
+    """
+    if positions not in get_args(Span):
+        raise InputError(f"positions={positions!r} is not known; choose one of {', '.join(map(repr, get_args(Span)))}")
+
+
 def align(
     preferences: Sequence[Any],
     contrast: Contrast,
     model: Model,
     *,
     responses: Responses | None = None,
+    positions: Span = "response",
     max_tokens: int | None = None,
     seed: int = 0,
 ) -> Aligned:
     """Preferences as the same responses after every prompt that the contrast reads.
 
     In scope are the response's tokens alone: none of the prompt, its template or its special tokens, and not the token
-    that ends the response. What lies behind the last one in scope is cut off.
+    that ends the response. With `positions="generation"` the last token before them is in scope too. What lies behind
+    the last one in scope is cut off.
 
     Args:
         preferences: With `prompt`, `chosen`, `rejected` and `id`.
         contrast: Says which instructions stand before the prompts.
         model: Says the tokenizer and the context.
         responses: Which responses; left out, `"both"` for DUAL, else `"random"`.
+        positions: `"response"` for its own tokens; `"generation"` for the last token of the prompt as well.
         max_tokens: The most tokens in scope of a response, from its first; left out, all.
         seed: Of the coin.
 
@@ -79,6 +94,7 @@ def align(
     kind = responses or default_responses(contrast.mode)
     if kind not in get_args(Responses):
         raise InputError(f"responses={responses!r} is not known; choose one of {', '.join(get_args(Responses))}")
+    check_span(positions)
     if max_tokens is not None and (isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1):
         raise InputError(f"max_tokens={max_tokens!r} is not valid; give a whole number of at least 1, or None for all")
     if not len(preferences):
@@ -97,11 +113,11 @@ def align(
             try:
                 read = {tone: read_answered(prompt, getattr(one, word), model.tokenizer, end=end, template=template)
                         for tone, prompt in prompts.items()}  # fmt: skip
-                _check(read, model)
+                _check(read, model, positions)
             except DataError as error:
                 raise DataError(f"preference {name!r}, {word}: {error}") from error
             for tone, answered in read.items():
-                rows[tone].append(_sample(answered, max_tokens))
+                rows[tone].append(_sample(answered, positions, max_tokens))
     return Aligned(tuple(names), {tone: Samples(samples) for tone, samples in rows.items()})
 
 
@@ -122,9 +138,13 @@ def _draw(kind: Responses, coin: Random) -> tuple[str, ...]:
     return ("chosen" if coin.random() < 0.5 else "rejected",) if kind == "random" else (kind,)
 
 
-def _check(read: Mapping[Tone | None, Answered], model: Model) -> None:
+def _check(read: Mapping[Tone | None, Answered], model: Model, positions: Span) -> None:
     plain = read[None]
     for tone, one in read.items():
+        if positions == "generation" and one.ids[one.start - 1] != plain.ids[plain.start - 1]:
+            raise DataError(f"the last token before the response is another one in the prompt with the {tone} "
+                            "instruction, so the two cannot be held against each other; use messages, or "
+                            "positions='response'")  # fmt: skip
         if one.response != plain.response:
             raise DataError(f"the response has other tokens after the prompt with the {tone} instruction, because the "
                             "tokenizer joins it with what stands before; end the prompt with a line break, or use "
@@ -136,9 +156,9 @@ def _check(read: Mapping[Tone | None, Answered], model: Model) -> None:
                         "them")  # fmt: skip
 
 
-def _sample(answered: Answered, max_tokens: int | None) -> Sample:
-    end = len(answered.ids) - 1
+def _sample(answered: Answered, positions: Span, max_tokens: int | None) -> Sample:
+    first, end = answered.start - (positions == "generation"), len(answered.ids) - 1
     if max_tokens is not None:
         end = min(end, answered.start + max_tokens)
-    scope = [answered.start <= at for at in range(end)]
+    scope = [first <= at for at in range(end)]
     return Sample(answered.ids[:end], answered.prompt_length, tuple(scope))

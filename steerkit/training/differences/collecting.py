@@ -26,7 +26,7 @@ from steerkit.store.manifest import SCHEMA_VERSION
 from steerkit.store.shards import DTYPES, pairs_per_shard
 from steerkit.store.workers import Worker
 from steerkit.store.writer import StoreWriter
-from steerkit.training.differences.aligned import Responses, default_responses
+from steerkit.training.differences.aligned import Responses, Span, default_responses
 from steerkit.training.differences.contrasts import Start, find_contrast
 from steerkit.training.differences.difference_table import check_signal
 from steerkit.training.differences.layers import TargetLayers
@@ -54,6 +54,7 @@ def collect_differences(  # noqa: PLR0913 - each is a plain choice of the user
     layers: TargetLayers | None = None,
     site: Site = "resid_post",
     responses: Responses | None = None,
+    positions: Span = "response",
     max_tokens: int | None = None,
     pool: Pool = "token",
     keep_base: bool = True,
@@ -68,8 +69,9 @@ def collect_differences(  # noqa: PLR0913 - each is a plain choice of the user
     r"""Read every response under both readings, and keep $v_l = A_{p^+,l} - A_{p^-,l}$ and the base state $h_l$.
 
     Both are read in evaluation mode and subtracted in float32; passes stop after the last layer. Only the response's
-    tokens are kept: none of the prompt, its template or its special tokens. A store on disk grows shard by shard; the
-    same call goes on where an interrupted one stopped, and one that differs in model, data or settings is refused.
+    tokens are kept: none of the prompt, its template or its special tokens (but see `positions`). A store on disk grows
+    shard by shard; the same call goes on where an interrupted one stopped, and one that differs in model, data or
+    settings is refused.
 
     Args:
         model: The model.
@@ -82,6 +84,8 @@ def collect_differences(  # noqa: PLR0913 - each is a plain choice of the user
         site: Where in each block.
         responses: `"random"` (one of each preference by a coin), `"both"`, `"chosen"` or `"rejected"`; left out,
             `"both"` for DUAL, else `"random"`.
+        positions: `"response"` for its own tokens; `"generation"` for the last token of the prompt as well, on which
+            the first of them is decided.
         max_tokens: The most tokens of a response; left out, 64 for DUAL, else all.
         pool: `"token"` keeps each token's own difference, `"example"` the mean of each response, `"global"` gives every
             token the mean of all.
@@ -119,11 +123,11 @@ def collect_differences(  # noqa: PLR0913 - each is a plain choice of the user
     check_count("shard_responses", shard_responses)
     contrast = find_contrast(taught, instructions=instructions, start=start)
     online = online_differences(
-        model, preferences, contrast, layers=layers, site=site, responses=responses, max_tokens=max_tokens,
-        pool="token" if pool == "token" else "example", seed=seed,
+        model, preferences, contrast, layers=layers, site=site, responses=responses, positions=positions,
+        max_tokens=max_tokens, pool="token" if pool == "token" else "example", seed=seed,
     )  # fmt: skip
     kept = {**contrast.describe(), "pool": pool, "keep_base": keep_base, "seed": seed,
-            "responses": responses or default_responses(contrast.mode)}  # fmt: skip
+            "positions": positions, "responses": responses or default_responses(contrast.mode)}  # fmt: skip
     budget = resolve_budget(batch_tokens, None, device=model.info.device)
     manifest = _manifest(online, preferences, kept, dtype=dtype, budget=budget, shard=shard_responses)
     collector = _Collector(online, keep_base=keep_base, pooled=pool != "token", dtype=dtype, budget=budget)

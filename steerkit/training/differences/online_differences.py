@@ -14,7 +14,7 @@ from steerkit.adapters import Attached
 from steerkit.backends.huggingface import HuggingFaceModel
 from steerkit.errors import InputError, LayerError
 from steerkit.points import SITES, Site
-from steerkit.training.differences.aligned import Aligned, Responses, align
+from steerkit.training.differences.aligned import Aligned, Responses, Span, align
 from steerkit.training.differences.contrasts import Contrast, Reading
 from steerkit.training.differences.layers import TargetLayers, resolve_targets
 from steerkit.training.differences.states import read_states
@@ -149,6 +149,7 @@ def online_differences(  # noqa: PLR0913 - each is a plain choice of the user
     layers: TargetLayers | None = None,
     site: Site = "resid_post",
     responses: Responses | None = None,
+    positions: Span = "response",
     max_tokens: int | None = None,
     pool: Pool = "token",
     seed: int = 0,
@@ -165,6 +166,7 @@ def online_differences(  # noqa: PLR0913 - each is a plain choice of the user
         layers: Blocks, or RAHF's notation; left out, up to five between 30 and 60 percent of the depth.
         site: Where in each block.
         responses: Which responses; left out, `"both"` for DUAL, else `"random"`.
+        positions: `"response"` for its own tokens; `"generation"` for the last token of the prompt as well.
         max_tokens: The most tokens of a response; left out, 64 for DUAL, else all.
         pool: `"token"` or `"example"`.
         seed: Of the coin that draws responses.
@@ -176,7 +178,7 @@ def online_differences(  # noqa: PLR0913 - each is a plain choice of the user
     """
     found = resolve_targets(layers, mode=contrast.mode, num_layers=model.info.num_layers)
     most = DUAL_TOKENS if max_tokens is None and contrast.mode == "dual" else max_tokens
-    aligned = align(preferences, contrast, model, responses=responses, max_tokens=most, seed=seed)
+    aligned = align(preferences, contrast, model, responses=responses, positions=positions, max_tokens=most, seed=seed)
     return OnlineDifferences(model, aligned, contrast, layers=found, site=site, pool=pool)
 
 
