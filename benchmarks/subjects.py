@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import tiny_tokenizer
 
 
-def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingFaceModel:
+def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000, device: str = "cpu") -> HuggingFaceModel:
     """A random Llama with heads of 64; its size is stated with every figure."""
     config = LlamaConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
@@ -25,7 +25,9 @@ def llama(*, layers: int = 16, hidden: int = 256, vocab: int = 4000) -> HuggingF
         max_position_embeddings=1024, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    return HuggingFaceModel(LlamaForCausalLM(config).eval(), tiny_tokenizer(), name=f"llama-{layers}x{hidden}")
+    return HuggingFaceModel(
+        LlamaForCausalLM(config).eval().to(device), tiny_tokenizer(), name=f"llama-{layers}x{hidden}"
+    )
 
 
 def choices(count: int, *, tokens: int = 120) -> list[ContrastPair]:

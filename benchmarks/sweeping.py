@@ -23,6 +23,8 @@ SIZES = ((64, 32000), (256, 32000), (256, 4000))
 121 tokens and 64 tails of 2 that join at their layers, with the logits of 65; so it grows with the vocabulary (Llama 2
 has 32,000) and shrinks with width.
 """
+ON_GPU = ((2048, 32000),)
+"""What is too slow for the naive way on a processor."""
 ITEMS = 50
 """As many as a test set of CAA."""
 
@@ -35,11 +37,15 @@ def one_by_one(model: HuggingFaceModel, vector: SteeringVector, items: Sequence[
         for layer in vector.layers:
             for coef in COEFS:
                 row = encode(item.positive.prompt, model.tokenizer, answer="(")
-                push = _push(coef * vector[layer], first=row.prompt_length - 1)
+                push = _push(coef * vector[layer].to(model.hf.device), first=row.prompt_length - 1)
                 handle = model.hf.model.layers[layer].register_forward_hook(push)
                 with torch.no_grad():
-                    p = model.hf(input_ids=torch.tensor([row.ids])).logits[0, -1].softmax(-1)[letters]
-                found.append(p / p.sum())
+                    p = (
+                        model.hf(input_ids=torch.tensor([row.ids], device=model.hf.device))
+                        .logits[0, -1]
+                        .softmax(-1)[letters]
+                    )
+                found.append((p / p.sum()).cpu())
                 handle.remove()
     return torch.stack(found)
 
@@ -54,7 +60,7 @@ def _push(delta: torch.Tensor, *, first: int) -> Callable[..., torch.Tensor]:
 
 
 def run(*, runs: int = 3) -> Iterator[Ratio]:
-    """16 layers, 120-token prompts, 5 coefficients, all 80 cells; on one thread and on all of them."""
+    """16 layers, 120-token prompts, 5 coefficients, all 80 cells; on one thread, on all of them, and on a GPU."""
     before = torch.get_num_threads()
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
@@ -62,6 +68,10 @@ def run(*, runs: int = 3) -> Iterator[Ratio]:
             model, items = llama(layers=LAYERS, hidden=width, vocab=vocabulary), choices(ITEMS, tokens=TOKENS)
             yield from _of(model, items, runs=runs)
     torch.set_num_threads(before)
+    if torch.cuda.is_available():
+        for width, vocabulary in (*SIZES, *ON_GPU):
+            model = llama(layers=LAYERS, hidden=width, vocab=vocabulary, device="cuda")
+            yield from _of(model, choices(ITEMS, tokens=TOKENS), runs=runs)
 
 
 def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) -> Iterator[Ratio]:
@@ -78,11 +88,13 @@ def _of(model: HuggingFaceModel, items: Sequence[ContrastPair], *, runs: int) ->
     def forwards() -> None:
         with torch.no_grad():
             for prompt in prompts:
-                model.hf(input_ids=torch.tensor([encode(prompt, model.tokenizer).ids]))
+                ids = torch.tensor([encode(prompt, model.tokenizer).ids], device=model.hf.device)
+                model.hf(input_ids=ids).logits[0, -1].cpu()
 
     _agree(packed(), naive(), items[0])
     size = f"{model.info.num_layers} x {model.info.hidden_size}, vocabulary {model.hf.config.vocab_size}"
-    size += f", threads {torch.get_num_threads()}"
+    on_cpu = model.hf.device.type == "cpu"
+    size += f", threads {torch.get_num_threads()}" if on_cpu else f", {torch.cuda.get_device_name()}"
     one = ratio(f"sweep, {size}: one forward per cell / packed", packed, naive, runs=runs, inverse=True)
     scaled = [value * len(items) for value in (one.value, one.low, one.high)]
     yield Ratio(one.name, *scaled, ">= 100", scaled[0] >= 100, runs)
