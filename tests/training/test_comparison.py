@@ -19,7 +19,7 @@ from steerkit.demo.correction import score_correction
 from steerkit.demo.preferences import BAD, GOOD
 from steerkit.errors import DataError, InputError, SteerkitError, SteerkitWarning
 from steerkit.evaluation.choices import score_choices
-from steerkit.training.baselines.hook import as_choices, choose_hook, preference_vector
+from steerkit.training.baselines.hook import NEARLY, as_choices, choose_hook, preference_vector
 from steerkit.training.baselines.methods import METHODS, RAHF, resolve_methods
 from steerkit.training.baselines.task import Budget, Entry, Method, Task, as_entry
 from steerkit.training.comparing.comparison import BASE, compare_methods, sample_answers
@@ -201,6 +201,14 @@ def test_the_hook_raises_the_demos_preferred_answers() -> None:
     test = load_preferences("demo", split="test")[:24].pairs()
     change = score_choices(hook.on(model), test).minus(score_choices(model, test))
     assert change.mean - 3 * change.stderr > 0.2
+
+
+def test_of_hooks_that_are_nearly_as_good_the_weakest_is_taken() -> None:
+    model, train = sk.load("demo"), load_preferences("demo", split="train")
+    vector, some = preference_vector(model, train[:100]), train[200:216]
+    weakest, strong = choose_hook(model, vector, some), choose_hook(model, vector, some, coefs=(1.0,))
+    assert weakest.coef < strong.coef
+    assert strong.share - NEARLY <= weakest.share < strong.share
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from steerkit.training.baselines.preferred_sft import train_preferred_sft
 from steerkit.training.baselines.reward import RewardModel, train_reward_model
 from steerkit.training.baselines.rloo import train_rloo
 from steerkit.training.baselines.task import Entry, Method, Prepare, Task, distinct_prompts
+from steerkit.training.differences.aligned import Span
+from steerkit.training.differences.contrasts import Start
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ class RAHF:
         alpha: How far along the differences.
         rate: Multiplies the budget's learning rate in the second stage.
         teach_rate: The same in the first.
+        start: What the student begins as; see `rahf`.
+        positions: Which tokens have a target; see `rahf`.
         name: Of the row.
     """
 
@@ -174,6 +178,8 @@ class RAHF:
     alpha: float = 5.0
     rate: float = 1.0
     teach_rate: float = 2.0
+    start: Start = "taught"
+    positions: Span = "response"
     name: str = ""
 
     def __call__(self, task: Task) -> Entry:
@@ -184,8 +190,8 @@ class RAHF:
         from steerkit.training.distilling.distillation import distill
 
         taught = None if self.mode == "none" else _taught(task, self.mode, rate=self.teach_rate)
-        contrast = find_contrast(taught, instructions=task.instructions if taught is None else None)
-        differences = online_differences(task.model, task.distil, contrast, seed=task.seed)
+        contrast = find_contrast(taught, instructions=task.instructions if taught is None else None, start=self.start)
+        differences = online_differences(task.model, task.distil, contrast, positions=self.positions, seed=task.seed)
         teacher = DifferenceTeacher(task.model, differences, alpha=self.alpha)
         found = distill(task.model, teacher, lora=task.budget.lora, fit=task.fit(rate=self.rate), progress=False)
         layers = ", ".join(map(str, teacher.layers))
@@ -202,7 +208,7 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "dpo": DPO,
     "rloo": RLOO,
     "lorra": lambda: RAHF("none", alpha=5.0, name="LORRA"),
-    "rahf-scit": lambda: RAHF("scit", alpha=3.0, name="RAHF-SCIT"),
+    "rahf-scit": lambda: RAHF("scit", alpha=1.0, rate=4.0, start="base", positions="generation", name="RAHF-SCIT"),
     "rahf-dual": lambda: RAHF("dual", alpha=1.0, rate=0.1, name="RAHF-Dual"),
 }
 """The methods that have a name; any other `Method` is given as it is. LORRA is RAHF-SCIT without its teaching, so the
