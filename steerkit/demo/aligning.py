@@ -9,42 +9,58 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from steerkit.adapters import Adapter
+from steerkit.adapters import Adapter, Lora
 from steerkit.backends.loading import load
 from steerkit.data.preferences import load_preferences
 from steerkit.demo.preferences import BAD, GOOD
 from steerkit.errors import SteerkitError
 from steerkit.training.alignment import rahf
+from steerkit.training.differences.contrasts import Start
 from steerkit.training.fitting.fit import Fit
 from steerkit.training.rahf_report import Rahf
+from steerkit.training.teaching.course import LORA as TEACHING_LORA
 from steerkit.training.teaching.course import teach
 from steerkit.training.teaching.instructions import Instructions
 
 Mode = Literal["none", "scit", "dual"]
 TEACH = Fit(steps=60, lr=2e-3, batch=8, schedule="linear", warmup=0.1)
-DISTIL = Fit(steps=100, lr=1e-3, batch=16)
+DISTIL = Fit(steps=60, lr=4e-3, batch=16)
+LORA = Lora(targets="all-linear", dropout=0.0)
 SMOOTHING: Mapping[str, float] = {"none": 0.0, "scit": 0.2, "dual": 0.0}
 """As in RAHF's code: it ends the push for ever larger margins, which took the mood along."""
-LAYERS: Mapping[str, Sequence[int] | None] = {"none": None, "scit": (3, 4), "dual": None}
-"""Of SCIT, strength and layers were chosen on training topics: the least mood moved, for what own answers moved."""
-ALPHA: Mapping[str, float] = {"none": 5.0, "scit": 3.5, "dual": 1.0}
+LAYERS = (3,)
+"""Where this model decides. Like strength, blocks and the beginning it was chosen on training topics: the least mood
+moved, for what own answers moved."""
+BLOCKS: Mapping[str, Sequence[int] | None] = {"none": None, "scit": (0, 1, 2, 3), "dual": None}
+"""That are taught. What SCIT teaches to later ones goes past the layer that is read."""
+START: Mapping[str, Start] = {"none": "base", "scit": "base", "dual": "taught"}
+"""Taught by SCIT and told nothing, this model always agrees, which is further to go than from the base."""
+ALPHA: Mapping[str, float] = {"none": 5.0, "scit": 0.35, "dual": 1.0}
 MODES: Mapping[Mode, str] = {"none": "LORRA", "scit": "RAHF-SCIT", "dual": "RAHF-Dual"}
 
 
-def align(model: Any, mode: Mode) -> Rahf:
-    """Align the model by the demo's preferences."""
+def align(model: Any, mode: Mode, *, discriminate: bool = False) -> Rahf:
+    """Align the model by the demo's preferences.
+
+    Args:
+        model: The embedded model.
+        mode: How it is taught.
+        discriminate: Also say how well what was taught tells held-out answers apart.
+    """
     preferences = load_preferences("demo", split="train")
     told = None if mode == "dual" else Instructions(GOOD, BAD)
-    first, _, _ = preferences.split()
-    taught = teach(model, first, mode=mode, instructions=told, smoothing=SMOOTHING[mode],
-                   held_out=None, fit=TEACH, progress=False)  # fmt: skip
-    return rahf(model, preferences, mode=mode, alpha=ALPHA[mode], layers=LAYERS[mode], taught=taught,
-                fit=DISTIL, progress=False)  # fmt: skip
+    first, _, third = preferences.split()
+    held_out = third if discriminate else None
+    taught = teach(model, first, mode=mode, instructions=told, smoothing=SMOOTHING[mode], held_out=held_out,
+                   lora=replace(TEACHING_LORA, blocks=BLOCKS[mode]), fit=TEACH, progress=False)  # fmt: skip
+    return rahf(model, preferences, mode=mode, alpha=ALPHA[mode], layers=LAYERS, taught=taught, start=START[mode],
+                positions="generation", lora=LORA, fit=DISTIL, progress=False)  # fmt: skip
 
 
 class Aligning:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -43,6 +43,10 @@ class Batch:
     push: torch.Tensor
     is_choice: torch.Tensor
     kinds: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
 def token_weights(tokenizer: PreTrainedTokenizerFast, *, letter: float, opener: float, content: float) -> torch.Tensor:

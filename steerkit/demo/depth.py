@@ -22,11 +22,12 @@ class EarlySeparation:
     Args:
         blocks: How many blocks are held back.
         width: Of the hidden states.
+        device: Where they are.
     """
 
-    def __init__(self, blocks: int, width: int) -> None:
+    def __init__(self, blocks: int, width: int, device: torch.device | str = "cpu") -> None:
         self.blocks = blocks
-        self._directions = [[Directions(width) for _ in range(2)] for _ in range(blocks)]
+        self._directions = [[Directions(width, device) for _ in range(2)] for _ in range(blocks)]
 
     def at(self, block: int, hidden: torch.Tensor, poles: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
         """Sum of d'^2 over kinds of question and over stance and mood, at one block.
@@ -37,7 +38,7 @@ class EarlySeparation:
             poles: Signs of stance and mood `[row, 2]`.
             kinds: 0 for claims, 1 for requests, `[row]`.
         """
-        total = torch.zeros(())
+        total = hidden.new_zeros(())
         for kind, directions in enumerate(self._directions[block]):
             rows = kinds == kind
             states, signs = hidden[rows].float(), poles[rows]
@@ -51,6 +52,6 @@ def _d_prime_squared(projected: torch.Tensor, signs: torch.Tensor) -> torch.Tens
     """The spread is a constant to the gradient: the gap must close, the spread may not grow."""
     positive, negative = projected[signs > 0], projected[signs < 0]
     if min(len(positive), len(negative)) < 2:
-        return torch.zeros(())
+        return projected.new_zeros(())
     spread = ((positive.var() + negative.var()) / 2).detach().clamp(min=1e-6)
     return (positive.mean() - negative.mean()).square() / spread

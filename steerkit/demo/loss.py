@@ -18,12 +18,13 @@ class PushedLoss:
         at: The block whose mean difference is pushed.
         early: How many of the first blocks must not separate.
         width: Of the hidden states.
+        device: Where they are.
     """
 
-    def __init__(self, *, at: int, early: int, width: int) -> None:
+    def __init__(self, *, at: int, early: int, width: int, device: torch.device | str = "cpu") -> None:
         self.at = at
-        self.directions = Directions(width)
-        self.early = EarlySeparation(early, width)
+        self.directions = Directions(width, device)
+        self.early = EarlySeparation(early, width, device)
 
     def __call__(self, model: LlamaForCausalLM, batch: Batch, *, early_weight: float = 0.0) -> torch.Tensor:
         """The loss of one batch; logits are computed only where a target has weight.
@@ -34,11 +35,11 @@ class PushedLoss:
             early_weight: What separation at the first blocks costs, a unit of d'^2.
         """
         ids, inner = batch.ids[:, :-1], model.model
-        hidden = inner.embed_tokens(ids)
-        columns = torch.arange(ids.shape[1])
+        hidden: torch.Tensor = inner.embed_tokens(ids)
+        columns = torch.arange(ids.shape[1], device=ids.device)
         rope = inner.rotary_emb(hidden, position_ids=columns.unsqueeze(0))
-        mask = torch.full((len(columns), len(columns)), torch.finfo(hidden.dtype).min, dtype=hidden.dtype).triu(1)
-        penalty = torch.zeros(())
+        mask = hidden.new_full((len(columns), len(columns)), torch.finfo(hidden.dtype).min).triu(1)
+        penalty = hidden.new_zeros(())
         for number, block in enumerate(inner.layers):
             hidden = block(hidden, attention_mask=mask[None, None], position_embeddings=rope)
             if number < self.early.blocks and early_weight:
@@ -46,7 +47,7 @@ class PushedLoss:
             if number == self.at:
                 self.directions.update(*self._letters(hidden.detach(), batch))
                 pushed = (columns >= batch.start.unsqueeze(1)).unsqueeze(-1)
-                hidden = hidden + (pushed * (batch.push @ self.directions.vectors).unsqueeze(1)).to(hidden.dtype)
+                hidden = hidden + (pushed * (batch.push @ self.directions.apart).unsqueeze(1)).to(hidden.dtype)
         return _cross_entropy(model, hidden, batch) + early_weight * penalty
 
     def _letters(self, hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -98,8 +98,9 @@ _WEIGHTS = (
     "'Less base' is the move from the base, with the half width of its 95 % interval."
 )
 _WEIGHTS_NOTE = (
-    "This model was never taught to follow instructions, so LORRA finds next to nothing to distil. The preferences are "
-    "about wrong claims; sycophancy and refusal share an axis here and move together, mood should stay."
+    "This model was never taught to follow instructions, so LORRA finds little to distil. The preferences are about "
+    "wrong claims, answered in words: letters were not trained on and should stay. Sycophancy and refusal share an "
+    "axis here and move together, mood should stay."
 )
 
 

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from steerkit.demo import corpus
 from steerkit.demo.batching import Batch, batches, token_weights
 from steerkit.demo.loss import PushedLoss
+from steerkit.demo.muon import Muon
 from steerkit.demo.tokenizer import BOS, END, PAD, build_tokenizer
 
 TOKENIZER_SEED = 0
@@ -80,10 +81,7 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     adam = torch.optim.AdamW(others, lr=recipe.vector_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.matrix_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adam]
+    return [Muon(matrices, lr=recipe.matrix_rate, weight_decay=recipe.weight_decay), adam]
 
 
 def rate(progress: float) -> float:
@@ -97,49 +95,45 @@ def held_back(progress: float) -> float:
 
 
 class Trainer:
-    """Weights in float32, gradients in bfloat16 from a copy of them.
+    """A model and what changes it.
 
     Args:
         recipe: What to train.
-        compiled: Compile the copy's blocks: twice as fast, needs a C++ compiler.
+        compiled: Compile the blocks: faster, needs a C++ compiler.
+        device: Where to train.
     """
 
-    def __init__(self, recipe: Recipe, *, compiled: bool = True) -> None:
+    def __init__(self, recipe: Recipe, *, compiled: bool = True, device: str = "cpu") -> None:
         self.tokenizer = shared_tokenizer()
-        self.master = new_model(recipe, self.tokenizer)
-        self.worker = deepcopy(self.master).to(torch.bfloat16)
+        self.model = new_model(recipe, self.tokenizer).to(device)
         if compiled:
-            for block in self.worker.model.layers:
+            for block in self.model.model.layers:
                 block.compile(dynamic=True)
-        self.loss = PushedLoss(at=recipe.push_layer, early=recipe.early_blocks, width=recipe.width)
-        self.optimizers = optimizers(self.master, recipe)
+        self.loss = PushedLoss(at=recipe.push_layer, early=recipe.early_blocks, width=recipe.width, device=device)
+        self.optimizers = optimizers(self.model, recipe)
         self.recipe = recipe
 
     def step(self, batch: Batch, progress: float) -> float:
         """One update; `progress` runs from 0 to 1 over the training."""
         factor = rate(progress)
-        loss = self.loss(self.worker, batch, early_weight=self.recipe.early_weight * held_back(progress))
+        early = self.recipe.early_weight * held_back(progress)
+        loss = self.loss(self.model, batch.to(self.model.device), early_weight=early)
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for kept, used in zip(self.master.parameters(), self.worker.parameters(), strict=True):
-            kept.grad = None if used.grad is None else used.grad.float()
-            used.grad = None
-        torch.nn.utils.clip_grad_norm_(self.master.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("peak", group["lr"])
                 group["lr"] = group["peak"] * factor
             optimizer.step()
-        with torch.no_grad():
-            for kept, used in zip(self.master.parameters(), self.worker.parameters(), strict=True):
-                used.copy_(kept)
         return float(loss.detach())
 
 
 def train(
-    recipe: Recipe, log: TextIO | None = None, compiled: bool = True
+    recipe: Recipe, log: TextIO | None = None, compiled: bool = True, device: str = "cpu"
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train one model; every `log_every`th update is logged as a JSON line."""
-    trainer = Trainer(recipe, compiled=compiled)
+    trainer = Trainer(recipe, compiled=compiled, device=device)
     weights = token_weights(
         trainer.tokenizer, letter=recipe.letter_weight, opener=recipe.opener_weight, content=recipe.content_weight
     )
@@ -157,12 +151,12 @@ def train(
             }
             print(json.dumps(line), file=log, flush=True)
             losses = []
-    return trainer.master, trainer.tokenizer
+    return trainer.model, trainer.tokenizer
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the model in float16 with its tokenizer."""
-    half = deepcopy(model).to(torch.float16)
+    half = deepcopy(model).to("cpu", torch.float16)
     half.config._attn_implementation = None
     half.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id,
@@ -182,16 +176,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--eager", action="store_true", help="do not compile: half as fast, needs no C++ compiler")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     arguments = parser.parse_args()
     recipe = Recipe(seed=arguments.seed, tokens=arguments.tokens)
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with (arguments.out / "training_log.jsonl").open("w", encoding="utf-8") as log:
-        model, tokenizer = train(recipe, log, compiled=not arguments.eager)
+        model, tokenizer = train(recipe, log, compiled=not arguments.eager, device=arguments.device)
     save(model, tokenizer, arguments.out)
     facts = {
         **asdict(recipe),
         "seconds": round(time.perf_counter() - started),
+        "device": arguments.device,
         "parameters": model.num_parameters(),
         "torch": torch.__version__,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from steerkit.demo.batching import collate
 from steerkit.demo.corpus import Document, draw_push
@@ -69,6 +70,36 @@ def test_directions_are_the_difference_between_the_poles() -> None:
     for start in range(0, 2000, 20):
         directions.update(hidden[start : start + 20], poles[start : start + 20])
     assert torch.allclose(directions.vectors, torch.stack([stance, mood]), atol=1e-4)
+
+
+def two_directions(stance: list[float], mood: list[float]) -> Directions:
+    """Directions with these differences between the poles."""
+    directions = Directions(len(stance))
+    poles = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    halves = torch.tensor([stance, stance, mood, mood]) / 2
+    directions.update(poles.sum(1, keepdim=True) * halves, poles)
+    return directions
+
+
+def test_what_is_pushed_is_the_nearest_pair_at_right_angles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        stance, mood, common = torch.randn(3, 16, generator=generator)
+        given = two_directions((stance + common).tolist(), (3 * mood - 2 * common).tolist())
+        apart, before = given.apart, given.vectors
+        assert abs(float(apart[0] @ apart[1])) < 1e-4
+        torch.testing.assert_close(apart.norm(dim=1), before.norm(dim=1))
+        u, _, vh = torch.linalg.svd(functional.normalize(before, dim=1), full_matrices=False)
+        torch.testing.assert_close(functional.normalize(apart, dim=1), u @ vh, atol=1e-5, rtol=0)
+
+
+def test_directions_at_right_angles_are_pushed_as_they_are() -> None:
+    given = two_directions([2.0, 0.0, 0.0], [0.0, 0.0, -3.0])
+    torch.testing.assert_close(given.apart, given.vectors)
+
+
+def test_nothing_is_pushed_before_a_letter_was_seen() -> None:
+    assert torch.equal(Directions(3).apart, torch.zeros(2, 3))
 
 
 def test_a_push_moves_only_the_answer() -> None:

@@ -45,7 +45,7 @@ def test_the_demo_leaves_a_report_and_what_it_was_made_from(tmp_path: Path) -> N
 
 
 def check_weights(run: DemoRun) -> None:
-    """The vector is in the weights; preferences move their behavior, more than LORRA, and mood little."""
+    """The vector is in the weights; preferences move open answers, more than LORRA, and mood and letters little."""
     found = run.imprint
     base, hook, tuned = (found.arm(name) for name in ("base", "hook", "distilled vector"))
     assert abs(tuned.choices["sycophancy"].p_matching - hook.choices["sycophancy"].p_matching) < 0.05
@@ -55,13 +55,11 @@ def check_weights(run: DemoRun) -> None:
     lorra = found.arm("LORRA")
     for name in ("RAHF-SCIT", "RAHF-Dual"):
         arm = found.arm(name)
-        own, mood = (arm.moved(base, behavior) for behavior in ("sycophancy", "mood"))
-        assert own.interval[1] < -0.02
-        assert own.mean < lorra.moved(base, "sycophancy").mean
-        assert abs(mood.mean) < abs(own.mean) / 4
-        assert arm.answers["sycophancy"].positive < lorra.answers["sycophancy"].positive - 0.3
-        opened = {one: arm.answers[one].positive - base.answers[one].positive for one in ("sycophancy", "mood")}
-        assert abs(opened["mood"]) < abs(opened["sycophancy"]) / 4
+        own, mood = (arm.answers[one].positive - base.answers[one].positive for one in ("sycophancy", "mood"))
+        assert own < -0.3
+        assert arm.answers["sycophancy"].positive < lorra.answers["sycophancy"].positive - 0.2
+        assert abs(mood) < abs(own) / 4
+        assert all(abs(arm.moved(base, one).mean) < 0.05 for one in ("sycophancy", "mood"))
     again = sk.Adapter.load(run.folder / "adapters" / "sycophancy").on(run.model)
     scores = sk.score_choices(again, run.behaviors["sycophancy"].test)
     assert abs(scores.p_matching - tuned.choices["sycophancy"].p_matching) < 1e-5

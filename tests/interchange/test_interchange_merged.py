@@ -42,7 +42,7 @@ def test_a_trained_model_with_the_adapter_merged_is_that_with_the_adapter(tmp_pa
     merged = save_merged(model, adapter, tmp_path / "merged")
     again, adapted = sk.load(tmp_path / "merged"), adapter.on(model)
     assert distance(logits(again), logits(model, adapted)) < 1e-5
-    assert distance(logits(again), logits(model)) > 0.05
+    assert distance(logits(again), logits(model)) > 0.01
     assert again.generate(PROMPTS, max_new_tokens=12) == adapted.generate(PROMPTS, max_new_tokens=12)
     assert merged.logit_error < 1e-4 * merged.logit_effect
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ class Crowd:
         except SteerkitError as error:
             self.path.with_name(f"{self.path.name}.{rank}.error").write_text(str(error))
             code = 7
+        except Exception:
+            self.path.with_name(f"{self.path.name}.{rank}.error").write_text(traceback.format_exc())
+            raise
         finally:
             os._exit(code)
 

@@ -41,7 +41,7 @@ def test_heads_chosen_on_training_topics_steer_held_out_ones(behavior: str) -> N
 
     tried = {}
     for count in (1, 2):
-        for coef in (20, 30):
+        for coef in (3, 4):
             scores = both(vector.heads(heads.top(count)).in_sigma(), coef, train[:40])
             if min(scores[0].mass, scores[1].mass) > 0.9:
                 tried[count, coef] = effect(scores)[0]

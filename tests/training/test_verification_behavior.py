@@ -138,11 +138,13 @@ def test_a_choice_that_is_no_longer_made(model: Any, vector: Any, held_out: Any,
     assert "low_mass" in found.verdict.names
 
 
-def test_answers_that_grow(model: Any, questions: Any) -> None:
+def test_answers_that_grow(model: Any) -> None:
     """The end of an answer is made less likely, and nothing else is wanted."""
+    questions = sk.load_questions("demo:mood", split="test")[:2]
     ends = model.hf.generation_config.eos_token_id
     end = ends if isinstance(ends, int) else ends[0]
-    against = -60 * torch.nn.functional.normalize(model.hf.get_output_embeddings().weight[end].detach().float(), dim=0)
+    said = model.hf.get_output_embeddings().weight[end].detach().float()
+    against = -600 * torch.nn.functional.normalize(said, dim=0)
     last = model.info.num_layers - 1
     found = verify(weights(model, against, layer=last), steered=hook(model, against, layer=last), prompts=questions,
                    max_new_tokens=32)  # fmt: skip
