@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steerkit.data.loading import load_pairs, load_questions
 from steerkit.demo import BEHAVIORS
 from steerkit.demo.arms import Arm
 from steerkit.tables import Cell, Table, Tabular
-from steerkit.training.distilling.distillation import distill
+from steerkit.training.distilling.distillation import distill, edit_fit
 from steerkit.training.distilling.distilled import Distilled
 from steerkit.training.verifying.verification import Verification
 from steerkit.vectors import SteeringVector
@@ -18,6 +18,7 @@ from steerkit.vectors import SteeringVector
 BEHAVIOR = "sycophancy"
 SIDES = 64
 QUESTIONS = 64
+STEPS = 100
 BASE, HOOK, LORA = "base", "hook", "distilled vector"
 
 
@@ -77,6 +78,7 @@ def distil(model: Any, vector: SteeringVector, *, layer: int, coef: float) -> tu
     """
     pairs = load_pairs(f"demo:{BEHAVIOR}", split="train")[:SIDES]
     questions = load_questions(f"demo:{BEHAVIOR}", split="train")[:QUESTIONS]
-    tuned = distill(model, vector, prompts=[*pairs, *questions], layer=layer, coef=-coef, progress=False)
+    fit = replace(edit_fit(model.info.hidden_size), steps=STEPS)
+    tuned = distill(model, vector, prompts=[*pairs, *questions], layer=layer, coef=-coef, fit=fit, progress=False)
     held_out = load_pairs(f"demo:{BEHAVIOR}", split="test")
     return tuned, tuned.verify(prompts=load_questions(f"demo:{BEHAVIOR}", split="test")[:16], pairs=held_out)

@@ -33,4 +33,4 @@ def test_teaching_carries_over_to_topics_never_taught(mode: str) -> None:
             assert found.accuracy(side, matched=matched).low > 0.9
     if mode == "scit":
         assert abs(found.accuracy("both", arm="base").share - 0.5) < 0.1
-        assert found.gain("both").interval[0] > 0.4
+        assert found.gain("both").interval[0] > 0.25
