@@ -211,8 +211,8 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "rahf-scit": lambda: RAHF("scit", alpha=1.0, rate=4.0, start="base", positions="generation", name="RAHF-SCIT"),
     "rahf-dual": lambda: RAHF("dual", alpha=1.0, rate=0.1, name="RAHF-Dual"),
 }
-"""The methods that have a name; any other `Method` is given as it is. LORRA is RAHF-SCIT without its teaching, so the
-two have the same numbers."""
+"""The methods that have a name; any other `Method` is given as it is. Strengths and rates of the last three were
+chosen on the demo's training topics; RAHF-SCIT as published is `RAHF("scit")`."""
 
 
 def resolve_methods(methods: str | Method | Sequence[str | Method]) -> list[Method]:
