@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -105,6 +106,7 @@ def refused(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(int(os.environ["PATIENCE"]), exit=True)  # so that a hang tells where
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False, logging_level=40)
     place = Path(json.loads(sys.argv[2])["folder"])

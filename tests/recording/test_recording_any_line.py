@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import linecache
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +27,13 @@ OPTIONS: dict[str, Any] = {"shard_pairs": 3, "batch_size": 2, "layers": [0], "st
 pytestmark = pytest.mark.filterwarnings(  # a file that Ctrl-C met between its opening and its `with`
     "ignore:unclosed file", "ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """Such files are closed here, and not in a later test, where their warning would be an error."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,14 @@ from steerkit.recording import record_with_ray
 from steerkit.store import ActivationStore
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600
+"""Seconds that a program may take beside others on a slow machine; what takes longer hangs."""
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'steerkit[ray]'")
 
 
 def environment() -> dict[str, str]:
     places = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", Path(__file__).parent))
-    ours = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ours = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PATIENCE": str(PATIENCE)}
     return {**os.environ, **ours, "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -36,7 +38,7 @@ def play(scenario: str, folder: Path) -> Any:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, text=True, env=environment(), start_new_session=True, **pipes) as done:
         try:
-            _, error = done.communicate(timeout=150)
+            _, error = done.communicate(timeout=PATIENCE + 30)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(done.pid, signal.SIGKILL)  # with the workers that still wait, where it failed

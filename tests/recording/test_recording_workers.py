@@ -20,13 +20,21 @@ from steerkit.recording import record
 from steerkit.store import ActivationStore, Worker
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600
+"""Seconds that a program may take beside others on a slow machine; what takes longer hangs."""
 SHARDS = 20
 KINDS = ["rows", "every token", "rows and means", "covariances alone"]
 
 
 def environment() -> dict[str, str]:
     places = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", Path(__file__).parent))
-    return {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        **os.environ,
+        "PYTHONPATH": places,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PATIENCE": str(PATIENCE),
+    }
 
 
 def play(scenario: str, folder: Path) -> Any:
@@ -35,7 +43,7 @@ def play(scenario: str, folder: Path) -> Any:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, text=True, env=environment(), start_new_session=True, **pipes) as done:
         try:
-            out, error = done.communicate(timeout=150)
+            out, error = done.communicate(timeout=PATIENCE + 30)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(done.pid, signal.SIGKILL)  # with the workers that still wait, where it failed

@@ -6,6 +6,7 @@ It loads torch once; a worker is a fork of it with its own RANK and WORLD_SIZE, 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -268,6 +269,7 @@ def overwrite(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(int(os.environ["PATIENCE"]), exit=True)  # so that a hang tells where
     torch.set_num_threads(1)
     MODEL, PAIRS = tiny("llama"), choices(COUNT)
     scenario, given = sys.argv[1], json.loads(sys.argv[2])
