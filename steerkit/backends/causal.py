@@ -252,7 +252,8 @@ class CausalModel(ABC):
         """The answers, without their prompts (an answer prefill is not repeated).
 
         Args:
-            prompts: Text, messages, or several of them; one batch, padded on the left.
+            prompts: Text, which is continued as it is; messages, as `load_questions` makes them of questions; or
+                several of them: one batch, padded on the left.
             max_new_tokens: The most tokens of an answer, at least 1.
             decoding: transformers' own options, such as `do_sample=True`, `num_beams=4`, `num_return_sequences=3`. With
                 several sequences a prompt, the answers to one prompt follow each other.

@@ -121,8 +121,13 @@ class LocalFolder:
         folder = self._root / under
         if not folder.is_dir():
             return {}
-        with os.scandir(folder) as found:  # one look at all
-            return {one.name: one.stat().st_size for one in found if one.is_file()}
+        found = {}
+        with os.scandir(folder) as entries:  # one look at all
+            for one in entries:
+                with suppress(FileNotFoundError):  # a draft that another process moved to its place in between
+                    if one.is_file():
+                        found[one.name] = one.stat().st_size
+        return found
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -182,6 +184,19 @@ def test_gather_is_the_same_here_and_there(tmp_path: Path) -> None:
         rows = np.array([9, 3, 4, 4, 60])
         assert np.array_equal(folder.gather("f", 10, 16, rows), data[10 : 10 + 61 * 16].reshape(-1, 16)[rows])
         assert folder.sizes() == {"f": 1000}
+
+
+def test_a_draft_may_take_its_place_while_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LocalFolder(tmp_path)
+    folder.write("whole", [b"12"])
+    draft = tmp_path / "new.tmp"
+    draft.write_bytes(b"1")
+    listed = list(os.scandir(tmp_path))
+    draft.rename(tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda _: nullcontext(listed))
+        assert folder.sizes() == {"whole": 2}
+    assert folder.sizes() == {"whole": 2, "new": 1}
 
 
 def test_an_address_nobody_knows() -> None:
