@@ -12,7 +12,9 @@ from steerkit.cli.application import Backend, Device, Json, Precision, Quantizat
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the report and what it was made from.")] = Path("steerkit-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and what it was made from.")] = Path(
+        "steerkit-demo"
+    ),
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the embedded model and write a report."""

@@ -29,7 +29,9 @@ with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not insta
 def environment() -> dict[str, str]:
     places = os.pathsep.join(str(place) for place in (ROOT, ROOT / "tests", Path(__file__).parent))
     ours = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PATIENCE": str(PATIENCE)}
-    return {**os.environ, **ours, "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    ray["RAY_worker_niceness"] = "0"  # else whatever runs beside them goes first
+    return {**os.environ, **ours, **ray}
 
 
 def play(scenario: str, folder: Path) -> Any:
