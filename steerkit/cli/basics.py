@@ -18,9 +18,12 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on the embedded model and write a report."""
-    from steerkit.demo.run import run_demo
+    from steerkit.demo.beside import aligning
 
-    result = run_demo(out, progress=not as_json)
+    with aligning("demo", out / "adapters") as beside:  # before the heavy imports, which take as long there
+        from steerkit.demo.run import run_demo
+
+        result = run_demo(out, progress=not as_json, beside=beside)
     print(result.to_json() if as_json else result)
 
 

@@ -1,25 +1,24 @@
 """Aligning the embedded model by preferences, in a process of its own: `python -m steerkit.demo.aligning SOURCE OUT`.
 
-It needs nothing of what the demo finds out before, so it runs beside that, on half of the cores.
+It needs nothing of what the demo finds out before, so it runs beside that, on half of the cores. Measuring what came of
+it is shared out, for both are done at about the same time: LORRA is measured there, where the demo runs, the rest here.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from steerkit.adapters import Adapter, Lora
+from steerkit.adapters import Lora
 from steerkit.backends.loading import load
 from steerkit.data.preferences import load_preferences
+from steerkit.demo.arms import measure
+from steerkit.demo.beside import half
 from steerkit.demo.preferences import BAD, GOOD
-from steerkit.errors import SteerkitError
 from steerkit.training.alignment import rahf
 from steerkit.training.differences.contrasts import Start
 from steerkit.training.fitting.fit import Fit
@@ -63,50 +62,8 @@ def align(model: Any, mode: Mode, *, discriminate: bool = False) -> Rahf:
                 positions="generation", lora=LORA, fit=DISTIL, progress=False)  # fmt: skip
 
 
-class Aligning:
-    """A process that aligns the model in every way, and says each time when it is done."""
-
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
-        self._process, self._folder = process, folder
-
-    def adapters(self) -> Iterator[tuple[str, Adapter]]:
-        """What each way is called, and what came of it, as soon as it is there.
-
-        Raises:
-            SteerkitError: The process failed.
-        """
-        assert self._process.stdout is not None
-        for name in MODES.values():
-            if self._process.stdout.readline().strip() != name:
-                raise SteerkitError(f"{name}: aligning the model ended with code {self._process.wait()}; what it said "
-                                    "stands above")  # fmt: skip
-            yield name, Adapter.load(self._folder / name)
-
-
-@contextmanager
-def aligning(source: str | Path, folder: Path) -> Iterator[Aligning]:
-    """Begin to align, and leave half of the cores to it; at the end it is stopped, done or not.
-
-    Args:
-        source: Of the model.
-        folder: Where the adapters go, each into a folder of its name.
-    """
-    threads = torch.get_num_threads()
-    half = max(threads // 2, 1)
-    words = [sys.executable, "-m", "steerkit.demo.aligning", str(source), str(folder), "--threads", str(half)]
-    torch.set_num_threads(max(threads - half, 1))
-    try:
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield Aligning(process, folder)
-            finally:
-                process.terminate()
-    finally:
-        torch.set_num_threads(threads)
-
-
 def main() -> None:
-    """Align in every way, save what came of it, and say so."""
+    """Align in every way and save what came of it; then measure all but the first, a line of JSON each."""
     import argparse
 
     from transformers.utils import logging
@@ -114,14 +71,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(half(torch.get_num_threads()))
     logging.disable_progress_bar()
     model = load(given.source, dtype="float32")
-    for mode, name in MODES.items():
-        align(model, mode).adapter.save(given.out / name)
-        print(name, flush=True)
+    made = {name: align(model, mode).adapter for mode, name in MODES.items()}
+    for name, adapter in made.items():
+        adapter.save(given.out / name)
+    print("aligned", flush=True)
+    for name in list(made)[1:]:
+        print(measure(model, name, made[name]).to_json(), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ BEHAVIOR = "sycophancy"
 SIDES = 64
 QUESTIONS = 64
 STEPS = 100
+ASKED = 48
+"""Held-out pairs that the weights are verified on, at every scale; the table of what they do has all."""
 BASE, HOOK, LORA = "base", "hook", "distilled vector"
 
 
@@ -80,5 +82,5 @@ def distil(model: Any, vector: SteeringVector, *, layer: int, coef: float) -> tu
     questions = load_questions(f"demo:{BEHAVIOR}", split="train")[:QUESTIONS]
     fit = replace(edit_fit(model.info.hidden_size), steps=STEPS)
     tuned = distill(model, vector, prompts=[*pairs, *questions], layer=layer, coef=-coef, fit=fit, progress=False)
-    held_out = load_pairs(f"demo:{BEHAVIOR}", split="test")
+    held_out = load_pairs(f"demo:{BEHAVIOR}", split="test")[:ASKED]
     return tuned, tuned.verify(prompts=load_questions(f"demo:{BEHAVIOR}", split="test")[:16], pairs=held_out)

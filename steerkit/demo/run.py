@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from steerkit.backends.loading import load
 from steerkit.data.loading import load_pairs
 from steerkit.data.pairs import Pairs
 from steerkit.demo import BEHAVIORS
-from steerkit.demo.aligning import aligning
 from steerkit.demo.answers import OpenScore, score_open
 from steerkit.demo.arms import Arm, measure
+from steerkit.demo.beside import Aligning, aligning, on_the_other_half
 from steerkit.demo.choice import Choice, choose
 from steerkit.demo.imprint import BASE, BEHAVIOR, HOOK, LORA, Imprint, distil
 from steerkit.diagnostics import Separation, separation
@@ -125,7 +126,13 @@ class DemoRun(Tabular):
         })  # fmt: skip
 
 
-def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo", progress: bool = True) -> DemoRun:
+def run_demo(
+    folder: str | Path = "steerkit-demo",
+    *,
+    source: str | Path = "demo",
+    progress: bool = True,
+    beside: Aligning | None = None,
+) -> DemoRun:
     """Run everything on the embedded model and write a report.
 
     One layer for all behaviors and a strength for each are chosen on training topics, from pairs that the vectors were
@@ -135,6 +142,7 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
         folder: Where stores, vectors, `results.json` and `report.html` go; those of an earlier run are replaced.
         source: Another training of the model, by its folder.
         progress: Say what is being done on standard error.
+        beside: A process that aligns the same model into `folder / "adapters"` already; without it one is begun.
     """
     from steerkit.demo.page import write_report
 
@@ -142,7 +150,7 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
     say = _narrator(progress)
     model = load(source, dtype="float32")
     folder.mkdir(parents=True, exist_ok=True)
-    with aligning(source, folder / "adapters") as beside:
+    with nullcontext(beside) if beside else aligning(source, folder / "adapters") as align, on_the_other_half():
         say(f"1/6 recording pairs and extracting vectors: {', '.join(BEHAVIORS)}")
         found = {name: _extract(model, name, folder) for name in BEHAVIORS}
         say("2/6 choosing a layer and strengths on training topics")
@@ -158,7 +166,7 @@ def run_demo(folder: str | Path = "steerkit-demo", *, source: str | Path = "demo
         tuned, verified = distil(model, vector, layer=chosen.layer, coef=coef)
         tuned.save(folder / "adapters" / BEHAVIOR)
         arms = [*_known(behaviors, unsteered, crosses), measure(model, LORA, tuned.adapter)]
-        arms += [measure(model, name, adapter) for name, adapter in beside.adapters()]
+        arms += align.arms(model)
     done = Imprint(tuned, verified, tuple(arms))
     run = DemoRun(folder, model, chosen, behaviors, crosses, unsteered, done, time.perf_counter() - started)
     say("6/6 writing the report")
