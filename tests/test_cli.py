@@ -175,6 +175,9 @@ def test_the_model_is_loaded_in_the_precision_asked_for(capsys: pytest.CaptureFi
         (("doctor", "./nothing"), "not a folder with a model"),
         (("record", "demo", "demo:mood", "-o", "x", "--layers", "a-b"), "--layers 'a-b' is not valid"),
         (("record", "demo", "demo:mood", "-o", "x", "--layers", "99"), "layer 99 does not exist"),
+        (("demo", "-o", f"{Path(__file__)}"), "is a file; give a folder"),
+        (("demo", "-o", f"{Path(__file__).parent}"), "holds something else"),
+        (("demo", "-o", f"{Path(__file__)}/deeper"), "cannot be written"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_exit_code_1(

@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from steerkit.cli.application import Backend, Device, Json, Precision, Quantization, app, load_model, show
+from steerkit.cli.application import Backend, Device, Json, Precision, Quantization, app, check_out, load_model, show
+from steerkit.errors import InputError
 
 
 @app.command()
@@ -20,6 +21,10 @@ def demo(
     """Run the whole pipeline on the embedded model and write a report."""
     from steerkit.demo.beside import aligning
 
+    try:
+        check_out(out, "acts", "report.html").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {str(out)!r} cannot be written ({error}); give another folder") from error
     with aligning("demo", out / "adapters") as beside:  # before the heavy imports, which take as long there
         from steerkit.demo.run import run_demo
 
