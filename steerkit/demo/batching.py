@@ -68,7 +68,7 @@ def signs(pose: Pose | None) -> list[float]:
 
 def collate(rows: Sequence[Row], by_token: torch.Tensor, pad: int) -> Batch:
     """Pad rows to one length; what follows the prompt weighs most."""
-    length = math.ceil(max(len(ids) for ids, _, _ in rows) / 8) * 8
+    length = max(len(ids) for ids, _, _ in rows)
     ids = torch.tensor([row + [pad] * (length - len(row)) for row, _, _ in rows])
     start = torch.tensor([prompt - 1 for _, prompt, _ in rows])
     answered = torch.arange(length) > start.unsqueeze(1)

@@ -6,6 +6,7 @@ torch's own computes in bfloat16, which a processor without such instructions do
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,18 +19,36 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, *, times: int = 5) -> Tensor:
     """About $U V^T$ of each matrix $U S V^T$ of a stack `[matrix, row, column]`, by Newton-Schulz iteration.
 
+    Of matrices that are not square only the small Gram matrices are iterated; they themselves are multiplied once, at
+    the end.
+
     Example:
         >>> torch.linalg.svdvals(orthogonalize(torch.tensor([[[3.0, 0.0], [0.0, 0.2]]]))).round(decimals=1)
         tensor([[1.1000, 0.7000]])
     """
-    a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
-    for _ in range(times):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[-2] == x.shape[-1]:
+        for _ in range(times):
+            x = _quintic(x @ x.mT) @ x
+        return x
+    gram = x @ x.mT
+    turn = step = _quintic(gram)
+    for _ in range(times - 1):
+        gram = step @ gram @ step
+        step = _quintic(gram)
+        turn = step @ turn
+    x = turn @ x
     return x.mT if tall else x
+
+
+def _quintic(gram: Tensor) -> Tensor:
+    """What an iteration multiplies a matrix $X$ by, of its Gram matrix $X X^T$."""
+    a, b, c = COEFFICIENTS
+    found: Tensor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    found.diagonal(dim1=-2, dim2=-1).add_(a)
+    return found
 
 
 class Muon(Optimizer):
@@ -52,21 +71,17 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step of every matrix that has a gradient."""
+        """One step of every matrix; each has a gradient."""
         assert closure is None, "the loss is not computed again"
         for group in self.param_groups:
             stacks: dict[torch.Size, list[Tensor]] = {}
             for one in group["params"]:
-                if one.grad is not None:
-                    stacks.setdefault(one.shape, []).append(one)
+                stacks.setdefault(one.shape, []).append(one)
             for shape, some in stacks.items():
-                steps = orthogonalize(torch.stack([self._direction(one, group["momentum"]) for one in some]))
+                gradients = torch.stack([cast(Tensor, one.grad) for one in some])
+                past = self.state[some[0]].setdefault("past", torch.zeros_like(gradients))
+                past.lerp_(gradients, 1 - group["momentum"])
+                steps = orthogonalize(gradients.lerp(past, group["momentum"]))
                 length = 0.2 * max(shape) ** 0.5 * group["lr"]
                 for one, step in zip(some, steps, strict=True):
                     one.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=length)
-
-    def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
-        assert matrix.grad is not None
-        past = self.state[matrix].setdefault("past", torch.zeros_like(matrix))
-        past.lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(past, momentum)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from steerkit.demo.muon import Muon, orthogonalize
+from steerkit.demo.muon import COEFFICIENTS, Muon, orthogonalize
 
 
 def test_singular_values_become_about_one_and_their_vectors_stay() -> None:
@@ -17,6 +17,17 @@ def test_singular_values_become_about_one_and_their_vectors_stay() -> None:
         u, _, vh = torch.linalg.svd(given, full_matrices=False)
         turned = u.mT @ found @ vh.mT
         torch.testing.assert_close(turned, torch.diag_embed(turned.diagonal(dim1=-2, dim2=-1)), atol=1e-4, rtol=0)
+
+
+def test_gram_matrices_alone_lead_where_the_matrices_themselves_do() -> None:
+    a, b, c = COEFFICIENTS
+    matrices = torch.randn(3, 24, 96, generator=torch.Generator().manual_seed(2)) * torch.logspace(0, -3, 96)
+    x = matrices.double() / torch.linalg.matrix_norm(matrices.double(), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    for given, wanted in ((matrices, x), (matrices.mT, x.mT)):
+        torch.testing.assert_close(orthogonalize(given).double(), wanted, atol=1e-5, rtol=0)
 
 
 def test_steps_are_those_of_torch_up_to_its_bfloat16() -> None:
