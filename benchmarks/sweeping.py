@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import steerkit as sk
 from benchmarks.subjects import choices, llama, random_vector
@@ -77,8 +77,12 @@ def run(*, runs: int = 3) -> Iterator[Ratio]:
 
 def operations(work: Callable[[], object]) -> int:
     """Multiplications and additions of matrices."""
+
+    def attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={on_cpu: sdpa_flop}) as counter:
+    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
         work()
     return int(counter.get_total_flops())
 
