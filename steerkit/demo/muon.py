@@ -79,7 +79,10 @@ class Muon(Optimizer):
                 stacks.setdefault(one.shape, []).append(one)
             for shape, some in stacks.items():
                 gradients = torch.stack([cast(Tensor, one.grad) for one in some])
-                past = self.state[some[0]].setdefault("past", torch.zeros_like(gradients))
+                state = self.state[some[0]]
+                if not state:
+                    state["past"] = torch.zeros_like(gradients)
+                past = state["past"]
                 past.lerp_(gradients, 1 - group["momentum"])
                 steps = orthogonalize(gradients.lerp(past, group["momentum"]))
                 length = 0.2 * max(shape) ** 0.5 * group["lr"]
